@@ -1,0 +1,302 @@
+"""Compiled forward and backward of the affinity contrast J, image by image.
+
+With centred features x_i (distances do not change, float32 loses less), q_i = |x_i|^2 and the
+neighbour sums n_i, s_i, y_i of 1, q and x:
+
+    numerator_i   = sum_j m_ij delta_ij = n_i q_i + s_i - 2 x_i . y_i
+    denominator_i = sum_j delta_ij      = N q_i + sum_j q_j            (sum_j x_j = 0)
+    J_i = numerator_i / denominator_i
+
+For the gradient, with a_i = g_i / denominator_i, b_i = -g_i J_i / denominator_i and M' the adjoint
+of the neighbour sum M:
+
+    dL/dx_k = 2 [ x_k (a_k n_k + (M'a)_k) - a_k y_k - (M'(a x))_k ]
+            + 2 [ x_k (N b_k + sum b) - sum_j b_j x_j ]
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from geocache.geometry._compile import compiled
+from geocache.geometry._distance_kernels import power_of_two_scale
+from geocache.geometry._tree_kernels import heights, sums_over_tree, visiting_order
+
+__all__ = ["list_backward", "list_forward", "tree_backward", "tree_forward"]
+
+# A map is constant when its summed distances fall below this part of its summed squares.
+_CONSTANT = 1e-12
+
+
+@compiled
+def _dot(a: Any, b: Any, n: int) -> Any:
+    """Return a . b in eight running sums, which the compiler turns into one vector register."""
+    zero = a.dtype.type(0)
+    s0, s1, s2, s3, s4, s5, s6, s7 = zero, zero, zero, zero, zero, zero, zero, zero
+    c = 0
+    while c + 8 <= n:
+        s0 += a[c] * b[c]
+        s1 += a[c + 1] * b[c + 1]
+        s2 += a[c + 2] * b[c + 2]
+        s3 += a[c + 3] * b[c + 3]
+        s4 += a[c + 4] * b[c + 4]
+        s5 += a[c + 5] * b[c + 5]
+        s6 += a[c + 6] * b[c + 6]
+        s7 += a[c + 7] * b[c + 7]
+        c += 8
+    total = ((s0 + s1) + (s2 + s3)) + ((s4 + s5) + (s6 + s7))
+    while c < n:
+        total += a[c] * b[c]
+        c += 1
+    return total
+
+
+@compiled
+def _centre(x: Any, order: Any, scale: Any, rows: Any) -> bool:
+    """Write centred, scaled x into rows[:, :C] in `order`, |x|^2 into C; False if x is constant.
+
+    Position 0 is subtracted first: a constant map then becomes exactly 0, rounding or not.
+    """
+    n_channels, n = x.shape
+    energy = 0.0
+    for c in range(n_channels):
+        channel = x[c]
+        origin = channel[0]
+        # float64: float32 addition in sequence would leave a mean that is off in its 5th digit.
+        total = 0.0
+        square = 0.0
+        for i in range(n):
+            total += channel[i] - origin
+            square += channel[i] * scale * (channel[i] * scale)
+        mean = x.dtype.type(total / n)
+        energy += square
+        for v in range(n):
+            rows[v, c] = ((channel[order[v]] - origin) - mean) * scale
+    spread = 0.0
+    for v in range(n):
+        row = rows[v]
+        square_norm = _dot(row, row, n_channels)
+        row[n_channels] = square_norm
+        spread += square_norm
+    return 2.0 * n * spread <= _CONSTANT * energy or spread == 0.0
+
+
+@compiled
+def _contrast(rows: Any, sums: Any, order: Any, affinity: Any, n_channels: int) -> None:
+    """Write J from rows (x, q, 1) and their neighbour sums (y, s, n)."""
+    n = rows.shape[0]
+    spread = 0.0
+    for v in range(n):
+        spread += rows[v, n_channels]
+    for v in range(n):
+        row, total = rows[v], sums[v]
+        square = row[n_channels]
+        numerator = total[n_channels + 1] * square + total[n_channels]
+        numerator -= 2 * _dot(row, total, n_channels)
+        affinity[order[v]] = min(max(numerator / (n * square + spread), 0.0), 1.0)
+
+
+@compiled
+def _weights(
+    rows: Any, order: Any, affinity: Any, outer: Any, n_channels: int, weighted: Any, rest: Any
+) -> None:
+    """Write a_i x_i and a_i into `weighted`, b_i into `rest`."""
+    n = rows.shape[0]
+    spread = 0.0
+    for v in range(n):
+        spread += rows[v, n_channels]
+    for v in range(n):
+        denominator = rows.dtype.type(n * rows[v, n_channels] + spread)
+        # A float64 here would turn the vector loops below into conversions.
+        a = outer[order[v]] / denominator
+        rest[v] = -a * affinity[order[v]]
+        for c in range(n_channels):
+            weighted[v, c] = a * rows[v, c]
+        weighted[v, n_channels] = a
+
+
+@compiled
+def _gradient(
+    rows: Any,
+    sums: Any,
+    weighted: Any,
+    adjoint: Any,
+    rest: Any,
+    order: Any,
+    scale: Any,
+    n_channels: int,
+    mean: Any,
+    grad: Any,
+) -> None:
+    n = rows.shape[0]
+    rest_total = 0.0
+    for c in range(n_channels):
+        mean[c] = 0
+    for v in range(n):
+        rest_total += rest[v]
+        for c in range(n_channels):
+            mean[c] += rest[v] * rows[v, c]
+    twice = scale + scale
+    for v in range(n):
+        a = weighted[v, n_channels]
+        slope = rows.dtype.type(
+            a * sums[v, n_channels + 1] + adjoint[v, n_channels] + n * rest[v] + rest_total
+        )
+        row, total, back = rows[v], sums[v], adjoint[v]
+        for c in range(n_channels):
+            total[c] = twice * (row[c] * slope - a * total[c] - back[c] - mean[c])
+    # Turned over channel by channel: the writes then stay within one short row.
+    for c in range(n_channels):
+        channel = grad[c]
+        for v in range(n):
+            channel[order[v]] = sums[v, c]
+
+
+@compiled
+def _padded(depth: int) -> int:
+    """Round a row up to whole vector registers of eight floats."""
+    return (depth + 7) // 8 * 8
+
+
+@compiled
+def tree_forward(
+    start: int, stop: int, features: Any, parents: Any, radius: int, affinity: Any, valid: Any
+) -> None:
+    """Write J (batch, N) over tree neighbourhoods; valid[b] is False where parents is no tree."""
+    n_channels, n = features.shape[1], features.shape[2]
+    depth = _padded(n_channels + 2)
+    rows = np.zeros((n, depth), features.dtype)
+    sums = np.empty((n, depth), features.dtype)
+    below = np.empty((n, radius + 1, depth), features.dtype)
+    around = np.empty((n, radius + 1, depth), features.dtype)
+    height = np.empty(n, np.int32)
+    order = np.empty(n, np.int32)
+    place = np.empty(n, np.int32)
+    for image in range(start, stop):
+        valid[image] = visiting_order(parents[image], order, place)
+        scale = power_of_two_scale(features[image])
+        if not valid[image] or _centre(features[image], order, scale, rows):
+            affinity[image, :] = 0
+            continue
+        rows[:, n_channels + 1] = 1
+        heights(place, radius, height)
+        sums_over_tree(rows, place, height, radius, below, around, sums)
+        _contrast(rows, sums, order, affinity[image], n_channels)
+
+
+@compiled
+def tree_backward(
+    start: int,
+    stop: int,
+    features: Any,
+    parents: Any,
+    radius: int,
+    affinity: Any,
+    outer: Any,
+    grad: Any,
+) -> None:
+    """Write dL/dfeatures from outer = dL/dJ; the neighbour sums are formed again, not kept."""
+    n_channels, n = features.shape[1], features.shape[2]
+    depth = _padded(n_channels + 2)
+    rows = np.zeros((n, depth), features.dtype)
+    sums = np.empty((n, depth), features.dtype)
+    weighted = np.zeros((n, depth), features.dtype)
+    adjoint = np.empty((n, depth), features.dtype)
+    below = np.empty((n, radius + 1, depth), features.dtype)
+    around = np.empty((n, radius + 1, depth), features.dtype)
+    height = np.empty(n, np.int32)
+    rest = np.empty(n, features.dtype)
+    mean = np.empty(n_channels, features.dtype)
+    order = np.empty(n, np.int32)
+    place = np.empty(n, np.int32)
+    for image in range(start, stop):
+        scale = power_of_two_scale(features[image])
+        visiting_order(parents[image], order, place)
+        if _centre(features[image], order, scale, rows):
+            grad[image] = 0
+            continue
+        rows[:, n_channels + 1] = 1
+        heights(place, radius, height)
+        sums_over_tree(rows, place, height, radius, below, around, sums)
+        _weights(rows, order, affinity[image], outer[image], n_channels, weighted, rest)
+        sums_over_tree(weighted, place, height, radius, below, around, adjoint)
+        _gradient(rows, sums, weighted, adjoint, rest, order, scale, n_channels, mean, grad[image])
+
+
+@compiled
+def _sums_over_lists(values: Any, neighbours: Any, k: int, out: Any) -> None:
+    depth = values.shape[1]
+    for v in range(values.shape[0]):
+        total = out[v]
+        for d in range(depth):
+            total[d] = 0
+        for e in range(k):
+            other = values[neighbours[v, e]]
+            for d in range(depth):
+                total[d] += other[d]
+
+
+@compiled
+def _spread_over_lists(values: Any, neighbours: Any, k: int, out: Any) -> None:
+    """Write the adjoint: each node hands its values to the nodes on its list."""
+    depth = values.shape[1]
+    out[:] = 0
+    for v in range(values.shape[0]):
+        mine = values[v]
+        for e in range(k):
+            total = out[neighbours[v, e]]
+            for d in range(depth):
+                total[d] += mine[d]
+
+
+@compiled
+def list_forward(
+    start: int, stop: int, features: Any, neighbours: Any, k: int, affinity: Any
+) -> None:
+    """Write J (batch, N) over the first k of each node's neighbour list."""
+    n_channels, n = features.shape[1], features.shape[2]
+    rows = np.empty((n, n_channels + 2), features.dtype)
+    sums = np.empty((n, n_channels + 2), features.dtype)
+    order = np.arange(n).astype(np.int32)
+    for image in range(start, stop):
+        scale = power_of_two_scale(features[image])
+        if _centre(features[image], order, scale, rows):
+            affinity[image, :] = 0
+            continue
+        rows[:, n_channels + 1] = 1
+        _sums_over_lists(rows, neighbours[image], k, sums)
+        _contrast(rows, sums, order, affinity[image], n_channels)
+
+
+@compiled
+def list_backward(
+    start: int,
+    stop: int,
+    features: Any,
+    neighbours: Any,
+    k: int,
+    affinity: Any,
+    outer: Any,
+    grad: Any,
+) -> None:
+    """Write dL/dfeatures from outer = dL/dJ for neighbour lists."""
+    n_channels, n = features.shape[1], features.shape[2]
+    rows = np.empty((n, n_channels + 2), features.dtype)
+    sums = np.empty((n, n_channels + 2), features.dtype)
+    weighted = np.empty((n, n_channels + 1), features.dtype)
+    adjoint = np.empty((n, n_channels + 1), features.dtype)
+    rest = np.empty(n, features.dtype)
+    mean = np.empty(n_channels, features.dtype)
+    order = np.arange(n).astype(np.int32)
+    for image in range(start, stop):
+        scale = power_of_two_scale(features[image])
+        if _centre(features[image], order, scale, rows):
+            grad[image] = 0
+            continue
+        rows[:, n_channels + 1] = 1
+        _sums_over_lists(rows, neighbours[image], k, sums)
+        _weights(rows, order, affinity[image], outer[image], n_channels, weighted, rest)
+        _spread_over_lists(weighted, neighbours[image], k, adjoint)
+        _gradient(rows, sums, weighted, adjoint, rest, order, scale, n_channels, mean, grad[image])

@@ -1,0 +1,156 @@
+"""The affinity contrast J of each local feature, the same function for teacher and student.
+
+GeoReg eq 6: how much of a feature's total distance to all others lies inside its neighbourhood.
+On the CPU the neighbour sums are two passes over the tree (no mask, no N x N matrix) with a
+hand-written backward; on other devices a dense mask and batched matrix products do the same.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from geocache.errors import ConfigError, ShapeError
+from geocache.geometry._affinity_kernels import (
+    list_backward,
+    list_forward,
+    tree_backward,
+    tree_forward,
+)
+from geocache.geometry._compile import over_images
+from geocache.geometry.features import flatten_grid
+from geocache.geometry.masks import knn_mask, not_a_tree, tree_mask
+
+__all__ = ["affinity_contrast", "affinity_contrast_from_mask"]
+
+
+def affinity_contrast(
+    features: Float[Tensor, "batch channels *grid"],
+    *,
+    parents: Int[Tensor, "batch n"] | None = None,
+    neighbours: Int[Tensor, "batch n k_max"] | None = None,
+    radius: int | None = None,
+    k: int | None = None,
+) -> Float[Tensor, "batch n"]:
+    """Compute J_i = sum_j m_ij delta_ij / sum_j delta_ij (GeoReg eq 6), differentiable.
+
+    The neighbourhood m is either the nodes within `radius` hops on the tree `parents`, or the
+    first `k` of each list in `neighbours` (all of it by default). Invariant to shift and scale of
+    the features; J and its gradient are 0 for a constant map. O(batch N radius C) time for trees,
+    O(batch N k C) for lists. J lies in [0, 1].
+
+    Raises ConfigError unless exactly one kind of neighbourhood is given, or when the radius is
+    below 1, k is out of range, or `parents` is not a tree; ShapeError when the grids differ.
+    """
+    x = flatten_grid(features)
+    if (parents is None) == (neighbours is None):
+        raise ConfigError("affinity_contrast needs either parents= and radius=, or neighbours=.")
+    if parents is not None:
+        if radius is None or radius < 1:
+            raise ConfigError(f"radius must be a whole number of hops from 1 up, got {radius}.")
+        _check_positions(x, parents)
+        if x.device.type != "cpu":
+            return affinity_contrast_from_mask(x, tree_mask(parents, radius))
+        # More hops than edges reach the same nodes.
+        reach = min(radius, max(x.shape[2] - 1, 1))
+        return _call(_TreeAffinity.apply, x.contiguous(), _int32(parents), reach)
+    assert neighbours is not None
+    _check_positions(x, neighbours)
+    k = neighbours.shape[2] if k is None else k
+    if not 1 <= k <= neighbours.shape[2]:
+        raise ConfigError(f"k must be between 1 and the list's {neighbours.shape[2]}, got {k}.")
+    if x.device.type != "cpu":
+        return affinity_contrast_from_mask(x, knn_mask(neighbours, k))
+    return _call(_ListAffinity.apply, x.contiguous(), _int32(neighbours), k)
+
+
+def affinity_contrast_from_mask(
+    features: Float[Tensor, "batch channels *grid"], mask: Tensor
+) -> Float[Tensor, "batch n"]:
+    """Compute J (GeoReg eq 6) under any boolean mask (batch, N, N), on any device.
+
+    O(batch N^2 C) time, O(batch N^2) memory. Differentiable; the diagonal of the mask is ignored
+    because a feature is at distance 0 from itself.
+    """
+    x = flatten_grid(features)
+    energy = x.detach().square().sum(dim=(1, 2))
+    x = x - x[:, :, :1].detach()
+    x = x - x.mean(dim=2, keepdim=True)
+    m = mask.to(x.dtype)
+    square = x.square().sum(dim=1)
+    reached = torch.einsum("bij,bcj->bci", m, x)
+    numerator = m.sum(dim=2) * square + torch.einsum("bij,bj->bi", m, square)
+    numerator = numerator - 2 * (x * reached).sum(dim=1)
+    denominator = x.shape[2] * square + square.sum(dim=1, keepdim=True)
+    constant = (denominator.detach().sum(dim=1) <= 1e-12 * energy)[:, None] | (denominator == 0)
+    safe = torch.where(constant, torch.ones_like(denominator), denominator)
+    return torch.where(constant, torch.zeros_like(numerator), numerator / safe).clamp(0, 1)
+
+
+def _check_positions(x: Tensor, neighbourhood: Tensor) -> None:
+    if neighbourhood.shape[:2] != (x.shape[0], x.shape[2]):
+        raise ShapeError(
+            f"features and neighbourhoods must agree in (batch, N), got {x.shape[0]}, {x.shape[2]} "
+            f"features and {tuple(neighbourhood.shape[:2])} neighbourhoods. Pair layers whose grids "
+            "have the same height and width."
+        )
+
+
+def _int32(ids: Tensor) -> Tensor:
+    return ids.to(torch.int32).contiguous()
+
+
+def _call(apply: Any, *arguments: Any) -> Tensor:
+    result: Tensor = apply(*arguments)
+    return result
+
+
+class _TreeAffinity(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, parents: Tensor, radius: int) -> Tensor:
+        affinity = x.new_empty(x.shape[0], x.shape[2])
+        valid = torch.empty(x.shape[0], dtype=torch.bool)
+        over_images(
+            tree_forward, x.shape[0], x.detach().numpy(), parents.numpy(), radius,
+            affinity.numpy(), valid.numpy(),
+        )  # fmt: skip
+        if not bool(valid.all()):
+            raise not_a_tree(valid)
+        ctx.radius = radius
+        ctx.save_for_backward(x, parents, affinity)
+        return affinity
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None, None]:
+        x, parents, affinity = ctx.saved_tensors
+        grad = torch.empty_like(x)
+        over_images(
+            tree_backward, x.shape[0], x.detach().numpy(), parents.numpy(), ctx.radius,
+            affinity.detach().numpy(), outer[0].contiguous().numpy(), grad.numpy(),
+        )  # fmt: skip
+        return grad, None, None
+
+
+class _ListAffinity(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, neighbours: Tensor, k: int) -> Tensor:
+        affinity = x.new_empty(x.shape[0], x.shape[2])
+        over_images(
+            list_forward, x.shape[0], x.detach().numpy(), neighbours.numpy(), k, affinity.numpy()
+        )
+        ctx.k = k
+        ctx.save_for_backward(x, neighbours, affinity)
+        return affinity
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None, None]:
+        x, neighbours, affinity = ctx.saved_tensors
+        grad = torch.empty_like(x)
+        over_images(
+            list_backward, x.shape[0], x.detach().numpy(), neighbours.numpy(), ctx.k,
+            affinity.detach().numpy(), outer[0].contiguous().numpy(), grad.numpy(),
+        )  # fmt: skip
+        return grad, None, None
