@@ -17,7 +17,7 @@ def build(
     """Build the untrained torchvision model `name`; options go to its constructor.
 
     Auxiliary heads are left out (GoogLeNet, Inception), since they make the output a tuple, and
-    vision transformers take the image size from `input_shape`; an option overrides either.
+    transformers built for one image size take it from `input_shape`; an option overrides either.
 
     Raises UnknownNameError for another name, ConfigError when the images do not have 3 channels.
     """
@@ -42,6 +42,8 @@ def build(
         defaults |= {"aux_logits": False, "init_weights": True}
     if name.startswith("vit_") and height == width:
         defaults |= {"image_size": height}
+    if name.startswith("maxvit_"):
+        defaults |= {"input_size": (height, width)}
     model = builder(**{"weights": None, "num_classes": n_classes, **defaults, **options})
     assert isinstance(model, nn.Module)
     return model
