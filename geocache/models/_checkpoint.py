@@ -71,7 +71,7 @@ def state_digest(model: nn.Module) -> str:
     for name in sorted(state):
         if name.endswith(COUNTER):
             continue
-        tensor = state[name].detach().cpu().contiguous()
+        tensor = state[name].detach().cpu()
         header = [name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape)]
         digest.update(json.dumps(header).encode() + b"\n")
         digest.update(_little_endian(tensor))

@@ -198,3 +198,9 @@ def test_pad_shortcut_subsamples_and_pads_zero_channels_on_both_sides() -> None:
     torch.testing.assert_close(out[:, 8:24], x[:, :, ::2, ::2], rtol=0, atol=0)
     assert not out[:, :8].any()
     assert not out[:, 24:].any()
+
+
+def test_fresh_logits_depend_on_the_image() -> None:
+    """Torch's default weights shrink each layer; nine of them leave NiN's logits constant."""
+    for name in NAMES:
+        assert build(name).eval()(images(8)).std(0).mean() > 1e-3, name
