@@ -106,23 +106,26 @@ class ArrayDataset(ImageDataset):
 
     def __init__(
         self,
-        images: UInt8[np.ndarray, "n height width channels"],
-        labels: Shaped[np.ndarray, " n"],
+        images: np.ndarray,
+        labels: np.ndarray,
         classes: Sequence[str],
         *,
         name: str,
         split: str,
     ) -> None:
-        """Take over `images`; raises DataError if the parts do not fit each other."""
+        """Keep `images`, uint8 (n, height, width, 1 or 3), and `labels`, integers (n,), -1: none.
+
+        Raises DataError if types, shapes or labels do not fit.
+        """
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
             raise DataError(
                 f"images must be uint8 of shape (n, height, width, 1 or 3), "
                 f"got {images.dtype} {images.shape} ({name}/{split})."
             )
-        if len(images) == 0 or labels.shape != (len(images),):
+        if len(images) == 0 or labels.shape != (len(images),) or labels.dtype.kind not in "iu":
             raise DataError(
-                f"images and labels must be as many and at least one, got {len(images)} images "
-                f"and labels of shape {labels.shape} ({name}/{split})."
+                f"images must be at least one and have a whole number each as label, got "
+                f"{len(images)} images and {labels.dtype} {labels.shape} labels ({name}/{split})."
             )
         self.images = images
         self.labels = labels.astype(np.int64)

@@ -14,7 +14,6 @@ import hashlib
 import itertools
 import logging
 import os
-import posixpath
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +27,8 @@ from geocache.errors import DataError, MissingDataError
 
 __all__ = ["cache_home", "file_digests"]
 
-CHUNK_FILES = 256
+CHUNK_FILES = 32
+SLOW_FILE_S = 1e-4
 READ_BYTES = 1 << 20
 SETTLED_NS = 2_000_000_000
 SCHEMA = """
@@ -65,7 +65,8 @@ def file_digests(
     Args:
         root: the folder that `names` are relative to.
         names: paths with `/` between their parts, those of one folder next to each other.
-        threads: how many files are read at once; default four for each core, at most 32.
+        threads: how many files are read at once where reading is slow; default four for each core,
+            at most 32.
         progress: called after each folder with the number of files that are done.
         settled_ns: how long a file must have been left alone to be remembered, in nanoseconds.
 
@@ -74,16 +75,21 @@ def file_digests(
     digests = np.empty((len(names), 32), np.uint8)
     done = 0
     workers = threads or min(32, 4 * (os.cpu_count() or 1))
-    with ThreadPoolExecutor(workers) as pool, _Memory() as memory:
-        for parent, group in itertools.groupby(names, key=posixpath.dirname):
+    with _Hasher(workers) as hasher, _Memory() as memory:
+        for parent, group in itertools.groupby(names, key=_parent):
             folder = os.path.abspath(os.path.join(root, parent))  # noqa: PTH100, PTH118
-            files = [posixpath.basename(name) for name in group]
+            skip = len(parent) + 1 if parent else 0
+            files = [name[skip:] for name in group]
             out = digests[done : done + len(files)]
-            _folder_digests(folder, files, out, memory, pool, settled_ns)
+            _folder_digests(folder, files, out, memory, hasher, settled_ns)
             done += len(files)
             if progress:
                 progress(done)
     return digests
+
+
+def _parent(name: str) -> str:
+    return name.rpartition("/")[0]
 
 
 def _folder_digests(
@@ -91,7 +97,7 @@ def _folder_digests(
     files: list[str],
     out: UInt8[np.ndarray, "n 32"],
     memory: _Memory,
-    pool: ThreadPoolExecutor,
+    hasher: _Hasher,
     settled_ns: int,
 ) -> None:
     """Fill `out` with the digests of `files` in `folder`, and remember the new ones."""
@@ -106,17 +112,48 @@ def _folder_digests(
         else:
             unknown.append(position)
 
-    def hash_chunk(start: int) -> list[tuple[int, Stamp | None, bytes]]:
-        chunk = unknown[start : start + CHUNK_FILES]
-        return [(position, *_hash_file(paths[position])) for position in chunk]
-
     fresh = []
-    for chunk in pool.map(hash_chunk, range(0, len(unknown), CHUNK_FILES)):
-        for position, stamp, digest in chunk:
-            out[position] = np.frombuffer(digest, np.uint8)
-            if stamp is not None and started_ns - max(stamp[1:]) >= settled_ns:
-                fresh.append((os.fsencode(files[position]), stamp, digest))
+    hashed = hasher.hash_files([paths[position] for position in unknown])
+    for position, (stamp, digest) in zip(unknown, hashed, strict=True):
+        out[position] = np.frombuffer(digest, np.uint8)
+        if stamp is not None and started_ns - max(stamp[1:]) >= settled_ns:
+            fresh.append((os.fsencode(files[position]), stamp, digest))
     memory.remember(folder, fresh)
+
+
+class _Hasher:
+    """Hash files one after the other as long as that is quick, and in threads from then on.
+
+    Small files in the page cache take 15 us each, and threads would only fight for the interpreter
+    lock (measured: 1.6 times slower). A cold disk, a network or large files need them.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self.pool = ThreadPoolExecutor(workers)
+        self.threaded = False
+
+    def __enter__(self) -> _Hasher:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.pool.shutdown(cancel_futures=True)
+
+    def hash_files(self, paths: Sequence[str]) -> Iterator[tuple[Stamp | None, bytes]]:
+        """Yield stamp and digest of each file, in order."""
+        start = 0
+        while start < len(paths) and not self.threaded:
+            started = time.perf_counter()
+            chunk = _hash_files(paths[start : start + CHUNK_FILES])
+            self.threaded = time.perf_counter() - started > SLOW_FILE_S * len(chunk)
+            start += CHUNK_FILES
+            yield from chunk
+        chunks = (paths[at : at + CHUNK_FILES] for at in range(start, len(paths), CHUNK_FILES))
+        for chunk in self.pool.map(_hash_files, chunks):
+            yield from chunk
+
+
+def _hash_files(paths: Sequence[str]) -> list[tuple[Stamp | None, bytes]]:
+    return [_hash_file(path) for path in paths]
 
 
 def _stamp(status: os.stat_result) -> Stamp:
@@ -136,8 +173,11 @@ def _hash_file(path: str) -> tuple[Stamp | None, bytes]:
         with open(path, "rb", buffering=0) as file:  # noqa: PTH123
             before = _stamp(os.fstat(file.fileno()))
             digest = hashlib.sha256()
-            while block := file.read(READ_BYTES):
+            block_bytes = min(before[0] + 1, READ_BYTES)  # one read where a block holds the file
+            while block := file.read(block_bytes):
                 digest.update(block)
+                if len(block) < block_bytes:
+                    break
             after = _stamp(os.fstat(file.fileno()))
     except FileNotFoundError:
         raise MissingDataError(

@@ -38,7 +38,7 @@ class ImageSpec:
 
     def __post_init__(self) -> None:
         """Raise ConfigError unless `size` is two positive numbers."""
-        if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):
+        if self.size is not None and min(self.size) < 1:
             raise ConfigError(f"size must be (height, width) in pixels, got {self.size}.")
 
     def to_json(self) -> dict[str, Any]:

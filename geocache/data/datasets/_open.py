@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+import typing
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +53,7 @@ def open_dataset(
         dataset = _call(spec, root, chosen, options)
     else:
         load = load_module(PACKAGE, name, "dataset").load
-        known = tuple(k for k in inspect.signature(load).parameters if k not in ("root", "split"))
-        for option in options:
-            if option not in known:
-                raise ConfigError(
-                    f"options of data set '{name}' must be among {', '.join(known) or '(none)'}, "
-                    f"got '{option}'.{nearest(option, known)}"
-                )
+        _check_options(name, load, options)
         if place and root is not None:
             raise ConfigError(
                 f"the folder of data set '{name}' must be given once, got '{place}' in '{spec}' "
@@ -76,6 +71,23 @@ def open_dataset(
         options,
     )
     return dataset
+
+
+def _check_options(name: str, load: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    """Raise ConfigError for an option that `load` does not take or of another type."""
+    types = typing.get_type_hints(load)
+    known = tuple(sorted(types.keys() - {"root", "split", "return"}))
+    for option, value in options.items():
+        if option not in known:
+            raise ConfigError(
+                f"options of data set '{name}' must be among {', '.join(known) or '(none)'}, "
+                f"got '{option}'.{nearest(option, known)}"
+            )
+        if not isinstance(value, types[option]):
+            word = getattr(types[option], "__name__", str(types[option]))
+            raise ConfigError(
+                f"{option} of data set '{name}' must be of type {word}, got {value!r}."
+            )
 
 
 def _call(spec: str, root: Path | None, split: str, options: dict[str, Any]) -> ImageDataset:

@@ -22,24 +22,23 @@ def load(
 ) -> MapDataset:
     """Return `n` random RGB images of `size` x `size` pixels; no file is read.
 
-    The same options give the same images. Splits and seeds share none: sample i is drawn from
-    the generator's seed 2^32 (2 `seed` + [split is test]) + i.
+    The same options give the same images. Splits and seeds share none: sample i is drawn with the
+    generator's seed 2^24 (2 `seed` + [split is test]) + i, of which torch uses the low 32 bits.
 
     Raises ConfigError for a split other than `train` and `test` and for options out of range.
     """
     from torchvision.datasets import FakeData
 
     check_split("fakedata", split, ("train", "test"))
-    for option, value, low in (("n", n, 1), ("size", size, 1), ("classes", classes, 1)):
-        if not isinstance(value, int) or value < low:
-            raise ConfigError(f"{option} of fakedata must be a number from {low}, got {value!r}.")
-    if not isinstance(seed, int) or not 0 <= seed < 2**30:
-        raise ConfigError(f"seed of fakedata must lie in 0 .. 2^30 - 1, got {seed!r}.")
+    bounds = {"n": (n, 1, 2**24), "size": (size, 1, 2**14), "classes": (classes, 1, 2**24)}
+    for option, (value, low, high) in {**bounds, "seed": (seed, 0, 127)}.items():
+        if not low <= value <= high:
+            raise ConfigError(f"{option} of fakedata must lie in {low} .. {high}, got {value!r}.")
     items = FakeData(
         size=n,
         image_size=(3, size, size),
         num_classes=classes,
-        random_offset=(2 * seed + (split == "test")) << 32,
+        random_offset=(2 * seed + (split == "test")) << 24,
     )
     names = [str(number) for number in range(classes)]
     return MapDataset(items, name="fakedata", split=split, classes=names)

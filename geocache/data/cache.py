@@ -1,0 +1,261 @@
+"""Read a cache: which targets it holds, how far they are built, their rows.
+
+Only rows under a receipt exist. A row group is fetched whole, its checksum is checked as it is
+decoded, and a missing or damaged object is an error that names it: nothing reads as zeros.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int64, UInt8
+
+from geocache.data.catalog import find_cache
+from geocache.data.layout import FORMAT_VERSION, ArrayLayout, Group
+from geocache.data.objects import LocalObjects
+from geocache.data.store import decode_group, layout_from
+from geocache.errors import CacheError, MissingTargetError, nearest
+from geocache.geometry import knn_mask, tree_mask
+from geocache.targets import Target, target_from_name
+
+__all__ = ["Cache", "array_path", "open_cache", "target_name"]
+
+_RECEIPT = re.compile(r"v(\d+)-g(\d{6})-r(\d{6})\.json")
+
+
+def open_cache(which: str | Path, store: str | Path | None = None) -> Cache:
+    """Open the cache at a path, or the one in `store` whose key begins with `which`.
+
+    Raises CacheError when there is none, or when a newer geocache wrote it.
+    """
+    return Cache(find_cache(which, store))
+
+
+def array_path(name: str) -> str:
+    """Return where the array of a target stands: `logits`, `targets/layer2/mst`."""
+    return f"targets/{name}" if "/" in name else name
+
+
+def target_name(path: str) -> str:
+    """Return the name of the target whose array stands at `path`."""
+    return path.removeprefix("targets/")
+
+
+class Cache:
+    """A cache opened for reading; it sees what was committed when it first looked."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the cache in a folder; raises CacheError when it is none or a newer format."""
+        self.path = path
+        self.objects = LocalObjects(path)
+        try:
+            about = json.loads(self.objects.get("zarr.json"))["attributes"]["geocache"]
+            version = int(about["identity"]["format"])
+            self.about: dict[str, Any] = about
+            self.key: str = about["key"]
+            self.identity: dict[str, Any] = about["identity"]
+            self.classes: tuple[str, ...] = tuple(about["classes"])
+            self.n_rows: int = int(about["n_rows"])
+            self.image_shape: tuple[int, int, int] = tuple(about["image_shape"])
+            self.mean: tuple[float, ...] = tuple(self.identity["teacher"]["mean"])
+            self.std: tuple[float, ...] = tuple(self.identity["teacher"]["std"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise CacheError(
+                f"folder must hold a geocache cache, got {error!r} ({path})."
+            ) from None
+        if version > FORMAT_VERSION:
+            raise CacheError(
+                f"cache format must be at most {FORMAT_VERSION}, got {version} ({path}). "
+                "Read it with the newer geocache that wrote it."
+            )
+
+    @cached_property
+    def layouts(self) -> dict[str, ArrayLayout]:
+        """Every array that is built or being built, by path."""
+        layouts = {}
+        folder = self.objects.path("meta/arrays")
+        for file in sorted(folder.rglob("zarr.json")) if folder.is_dir() else []:
+            path = file.parent.relative_to(folder).as_posix()
+            layouts[path] = layout_from(path, self.objects.get(f"meta/arrays/{path}/zarr.json"))
+        return layouts
+
+    def receipts(self, layout: ArrayLayout) -> dict[tuple[int, int], int]:
+        """Return the committed rows of each (view, group) of an array."""
+        rows: dict[tuple[int, int], int] = {}
+        for name in self.objects.list(layout.receipts):
+            match = _RECEIPT.fullmatch(name)
+            if match:
+                view, group, count = map(int, match.groups())
+                rows[view, group] = max(count, rows.get((view, group), 0))
+        return rows
+
+    def target_names(self) -> tuple[str, ...]:
+        """Return the targets of which some rows are built, `logits` or `LAYER/ARRAY`."""
+        return tuple(
+            target_name(path)
+            for path in self.layouts
+            if (path == "logits" or path.startswith("targets/")) and self.n_built(target_name(path))
+        )
+
+    def n_built(self, name: str) -> int:
+        """Return how many rows of a target (or `images`) can be read, counted from the front."""
+        layout = self.layouts.get(array_path(name))
+        if layout is None:
+            return 0
+        rows = self.receipts(layout)
+        fronts = []
+        for view in range(layout.n_views or 1):
+            front = 0
+            for group in layout.groups():
+                if group.view != view:
+                    continue
+                front += rows.get((view, group.index), 0)
+                if front < group.stop:
+                    break
+            fronts.append(front)
+        return min(fronts)
+
+    def read(self, name: str, start: int, stop: int, view: int = 0) -> np.ndarray[Any, Any]:
+        """Return rows [start, stop) of a target as stored; O(rows), whole row groups are decoded.
+
+        Raises MissingTargetError when the rows are not built, CacheError when an object is damaged.
+        """
+        layout = self._layout(name)
+        return self._read(layout, start, stop, view)
+
+    def decoder(self, name: str) -> Target:
+        """Return the target that decodes stored batches of `name`."""
+        self._layout(name)
+        return target_from_name(name).target
+
+    @cached_property
+    def labels(self) -> Int64[np.ndarray, " n"]:
+        """Class of each row, -1 where there is no label."""
+        return self._small("labels")
+
+    @cached_property
+    def dataset_index(self) -> Int64[np.ndarray, " n"]:
+        """Position of each row in the data set of the last build."""
+        return self._small("dataset_index")
+
+    @cached_property
+    def sample_id(self) -> UInt8[np.ndarray, "n 32"]:
+        """SHA-256 of each row's content."""
+        return self._small("sample_id")
+
+    @property
+    def valid(self) -> Bool[np.ndarray, " n"]:
+        """Whether a row's image could be read; rows not yet built count as not valid."""
+        valid = np.zeros(self.n_rows, np.bool_)
+        built = self.n_built("valid")
+        valid[:built] = self.read("valid", 0, built).astype(np.bool_)
+        return valid
+
+    @cached_property
+    def eval_splits(self) -> tuple[str, ...]:
+        """The evaluation splits that stand in the cache whole."""
+        names = [p.split("/")[1] for p in self.layouts if re.fullmatch(r"eval/[^/]+/images", p)]
+        return tuple(
+            n for n in names if self.n_built(f"eval/{n}/images") == self._n_rows(f"eval/{n}/images")
+        )
+
+    @cached_property
+    def eval_images(self) -> UInt8[np.ndarray, "n height width 3"] | None:
+        """Images of the evaluation split, None when the cache has none."""
+        return self._eval("images")
+
+    @cached_property
+    def eval_labels(self) -> Int64[np.ndarray, " n"] | None:
+        """Labels of the evaluation split, None when the cache has none."""
+        return self._eval("labels")
+
+    def mask(
+        self,
+        layer: str,
+        *,
+        radius: int | None = None,
+        k: int | None = None,
+        rows: slice = slice(None),
+        view: int = 0,
+    ) -> Bool[np.ndarray, "rows n n"]:
+        """Derive dense masks of a layer for any radius (GeoReg eq 7) or any k up to the stored one.
+
+        Raises MissingTargetError when the layer has no `mst` (for a radius) or no long enough
+        `knn` (for a k). O(rows N^2).
+        """
+        start, stop, _ = rows.indices(self.n_rows)
+        if radius is not None:
+            parents = torch.from_numpy(self.read(f"{layer}/mst", start, stop, view).astype("int32"))
+            masks: np.ndarray[Any, Any] = tree_mask(parents, radius).numpy()
+            return masks
+        name = self.neighbour_list(layer, k or 1)
+        lists = torch.from_numpy(self.read(name, start, stop, view).astype("int32"))
+        masks = knn_mask(lists, k).numpy()
+        return masks
+
+    def neighbour_list(self, layer: str, k: int) -> str:
+        """Return the shortest stored `knn` target of a layer that holds k neighbours."""
+        held = sorted(
+            (int(name.rpartition(".k")[2]), name)
+            for name in self.target_names()
+            if name.startswith(f"{layer}/knn.k")
+        )
+        for size, name in held:
+            if size >= k:
+                return name
+        raise self._missing(f"{layer}/knn.k{k}")
+
+    def _n_rows(self, name: str) -> int:
+        return self.layouts[array_path(name)].n_rows
+
+    def _layout(self, name: str) -> ArrayLayout:
+        layout = self.layouts.get(array_path(name))
+        if layout is None:
+            raise self._missing(name)
+        return layout
+
+    def _missing(self, name: str) -> MissingTargetError:
+        known = self.target_names()
+        held = ", ".join(known) or "none"
+        return MissingTargetError(
+            f"cache {self.key[:12]} has no target '{name}'; it holds {held}.{nearest(name, known)} "
+            "Build it with `geocache build`."
+        )
+
+    def _eval(self, part: str) -> Any:
+        if not self.eval_splits:
+            return None
+        split = self.about.get("eval") if self.about.get("eval") in self.eval_splits else None
+        name = f"eval/{split or self.eval_splits[-1]}/{part}"
+        return self._read(self._layout(name), 0, self._n_rows(name), 0)
+
+    def _small(self, name: str) -> Any:
+        layout = self._layout(name)
+        return self._read(layout, 0, layout.n_rows, 0)
+
+    def _read(self, layout: ArrayLayout, start: int, stop: int, view: int) -> np.ndarray[Any, Any]:
+        if not 0 <= start <= stop <= layout.n_rows:
+            raise CacheError(
+                f"rows must lie in 0 to {layout.n_rows}, got {start} to {stop} ({layout.path})."
+            )
+        out = np.empty((stop - start, *layout.row_shape), layout.dtype)
+        committed = self.receipts(layout)
+        size = layout.group_rows
+        for index in range(start // size, -(-stop // size) if stop > start else start // size):
+            first = index * size
+            group = Group(view, index, first, min(first + size, layout.n_rows))
+            low, high = max(start, first), min(stop, group.stop)
+            if committed.get((view, index), 0) < high - first:
+                raise MissingTargetError(
+                    f"rows {low} to {high - 1} of '{target_name(layout.path)}' are not built "
+                    f"(view {view}, cache {self.key[:12]}). Run `geocache build` to complete it."
+                )
+            rows = decode_group(layout, group, self.objects.get(layout.object_key(group)))
+            out[low - start : high - start] = rows[low - first : high - first]
+        return out

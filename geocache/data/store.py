@@ -1,0 +1,153 @@
+"""Turn arrays into Zarr objects and back: the only file that imports zarr.
+
+zarr is used as a codec, not as a file system: a row group is encoded in memory into the exact
+objects that zarr itself would write, and the object layer below makes them durable. Every codec
+chain ends in crc32c; an object that is missing is an error, not a fill value, because objects are
+fetched before they are decoded.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from geocache.data.layout import ArrayLayout, Group, chunk_rows
+from geocache.errors import CacheError
+
+__all__ = ["array_metadata", "decode_group", "encode_group", "group_metadata", "layout_from"]
+
+_ZSTD_LEVEL = 3
+
+
+def array_metadata(layout: ArrayLayout) -> bytes:
+    """Return the `zarr.json` of an array."""
+    return _metadata(_array(layout, {}))
+
+
+def group_metadata(attributes: Mapping[str, Any]) -> bytes:
+    """Return the `zarr.json` of a group."""
+    document = {"zarr_format": 3, "node_type": "group", "attributes": dict(attributes)}
+    return (json.dumps(document, indent=2, sort_keys=True) + "\n").encode()
+
+
+def encode_group(layout: ArrayLayout, group: Group, rows: np.ndarray[Any, Any]) -> dict[str, bytes]:
+    """Encode the rows of one group as whole objects, key to bytes.
+
+    rows: (stop - start, *row_shape) in the array's type. Raises CacheError on another shape.
+    """
+    expected = (group.stop - group.start, *layout.row_shape)
+    if rows.shape != expected or rows.dtype != np.dtype(layout.dtype):
+        raise CacheError(
+            f"rows must be {layout.dtype} {expected}, got {rows.dtype} {rows.shape} ({layout.path})."
+        )
+    held: dict[str, Any] = {}
+    array = _array(layout, held)
+    if layout.n_views is None:
+        array[group.start : group.stop] = rows
+    else:
+        array[group.view, group.start : group.stop] = rows
+    prefix = "c/"
+    objects = {
+        f"{layout.path}/{key}": value.to_bytes()
+        for key, value in held.items()
+        if key.startswith(prefix)
+    }
+    if set(objects) != {layout.object_key(group)}:
+        raise CacheError(f"a row group must be one object, got {sorted(objects)} ({layout.path}).")
+    return objects
+
+
+def decode_group(layout: ArrayLayout, group: Group, data: bytes) -> np.ndarray[Any, Any]:
+    """Decode one group's object; raise CacheError naming it when its checksum fails."""
+    from zarr.core.buffer import default_buffer_prototype
+
+    buffer = default_buffer_prototype().buffer.from_bytes(data)
+    key = layout.object_key(group)
+    array = _array(layout, {})
+    array.store._store_dict[key.removeprefix(layout.path + "/")] = buffer
+    try:
+        if layout.n_views is None:
+            rows = array[group.start : group.stop]
+        else:
+            rows = array[group.view, group.start : group.stop]
+    except Exception as error:  # zarr, numcodecs and crc32c each raise their own kinds.
+        raise CacheError(
+            f"object '{key}' is damaged: {' '.join(str(error).split())} "
+            f"(rows {group.start} to {group.stop - 1}). Delete it and build the cache again."
+        ) from error
+    return np.asarray(rows)
+
+
+def layout_from(path: str, metadata: bytes) -> ArrayLayout:
+    """Read an array's layout back from its `zarr.json`; raise CacheError when it is not ours."""
+    try:
+        document = json.loads(metadata)
+        attributes = document["attributes"]
+        own = attributes["geocache"]
+        axes = tuple(document["dimension_names"])
+        shape = tuple(int(n) for n in document["shape"])
+        views = shape[0] if axes[0] == "view" else None
+        skip = 2 if views is not None else 1
+        layout = ArrayLayout(
+            path=path,
+            dtype=str(document["data_type"]),
+            n_rows=shape[skip - 1],
+            row_shape=shape[skip:],
+            row_axes=axes[skip:],
+            bytes_per_row=int(own["bytes_per_row"]),
+            n_views=views,
+            packed=bool(own["packed"]),
+            unit_rows=int(own["unit_rows"]),
+            attributes=attributes,
+        )
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise CacheError(
+            f"metadata of array '{path}' cannot be read: {error!r}. Build the cache again."
+        ) from error
+    return layout
+
+
+def _array(layout: ArrayLayout, held: dict[str, Any]) -> Any:
+    import zarr
+    from zarr.codecs import Crc32cCodec, ZstdCodec
+    from zarr.storage import MemoryStore
+
+    size, inner = layout.group_rows, chunk_rows(layout.bytes_per_row, layout.unit_rows)
+    lead = () if layout.n_views is None else (1,)
+    chunks = (*lead, inner, *layout.row_shape)
+    own = {
+        "bytes_per_row": layout.bytes_per_row,
+        "packed": layout.packed,
+        "unit_rows": layout.unit_rows,
+    }
+    attributes = {**layout.attributes, "geocache": {**layout.attributes.get("geocache", {}), **own}}
+    with warnings.catch_warnings():
+        # zarr says of every numcodecs codec that it stands outside the core specification.
+        warnings.filterwarnings("ignore", message="Numcodecs codecs are not in the Zarr version 3")
+        return zarr.create_array(
+            MemoryStore(held),
+            shape=layout.shape,
+            chunks=chunks,
+            shards=None if inner == size else (*lead, size, *layout.row_shape),
+            dtype=layout.dtype,
+            filters=_packing() if layout.packed else None,
+            compressors=[ZstdCodec(level=_ZSTD_LEVEL), Crc32cCodec()],
+            fill_value=0,
+            dimension_names=layout.axes,
+            attributes=attributes,
+            config={"write_empty_chunks": True},
+        )
+
+
+def _packing() -> list[Any]:
+    from zarr.codecs.numcodecs import PackBits
+
+    return [PackBits()]
+
+
+def _metadata(array: Any) -> bytes:
+    return bytes(array.store._store_dict["zarr.json"].to_bytes())

@@ -1,0 +1,369 @@
+"""Build a cache: find or create the one with this identity, and compute what it lacks.
+
+Nothing is computed twice: the plan is the difference between what is asked for and what stands
+under a receipt. A unit that fails is reported with its rows and its reason; the others are built.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+
+from geocache.data.cache import Cache, array_path
+from geocache.data.catalog import cache_folder, store_root
+from geocache.data.dataset import ImageDataset
+from geocache.data.identity import (
+    DataIdentity,
+    ViewIdentity,
+    cache_key,
+    data_digest,
+    identity_document,
+    row_order,
+)
+from geocache.data.images import ImageSpec, read_rows
+from geocache.data.layout import ArrayLayout
+from geocache.data.objects import LocalObjects
+from geocache.data.writer import CacheWriter, create_cache, small_layout
+from geocache.errors import ConfigError, StorageError
+from geocache.pipeline.evaluation import store_evaluation
+from geocache.pipeline.plan import Unit, missing_bytes, plan_units
+from geocache.pipeline.teacher import Teacher, TeacherSpec, check_probe
+from geocache.pipeline.work import IMAGES, VALID, Job, Outcome, provenance
+from geocache.targets import LayerTarget
+
+__all__ = ["BuildReport", "BuildRequest", "Failure", "build"]
+
+_SMALL_IMAGE_BYTES = 64 * 64 * 3
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """What to build, from what, and how.
+
+    images: store the pixels; None stores them up to 64 x 64. limit: only the first rows.
+    n_threads: torch's threads in each process; results agree bit for bit at equal numbers.
+    """
+
+    dataset: ImageDataset
+    model: str
+    targets: tuple[LayerTarget, ...]
+    weights: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    n_classes: int | None = None
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    image: ImageSpec = ImageSpec()
+    evaluation: ImageDataset | None = None
+    store: str | Path | None = None
+    images: bool | None = None
+    limit: int | None = None
+    executor: Literal["dask", "serial"] = "dask"
+    n_workers: int | None = None
+    scheduler: str | None = None
+    device: str = "auto"
+    batch_size: int = 256
+    n_threads: int | None = None
+    skip_bad: bool = False
+    dry_run: bool = False
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Rows that could not be built, and why."""
+
+    view: int
+    start: int
+    stop: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """What a build found and did."""
+
+    key: str
+    path: Path
+    n_rows: int
+    n_asked: int
+    n_units: int
+    n_bytes_planned: int
+    n_bytes_written: int = 0
+    rows_built: int = 0
+    elapsed_s: float = 0.0
+    failures: tuple[Failure, ...] = ()
+    bad: Mapping[int, str] = field(default_factory=dict)
+
+
+def build(request: BuildRequest, progress: Progress | None = None) -> BuildReport:
+    """Build what the cache of this teacher and data lacks, and return what was done.
+
+    progress is called with (phase, done, total). Work that fails is in the report's `failures`.
+
+    Raises ConfigError, UnknownNameError, ShapeError, CheckpointError or DataError for a request
+    that cannot work, CacheError when the teacher does not behave as the cache remembers,
+    StorageError when the disk cannot hold the result; nothing is left half-written.
+    """
+    started = time.monotonic()
+    tell = progress or (lambda phase, done, total: None)
+    dataset = request.dataset
+    digests = dataset.digests(lambda done: tell("reading", done, len(dataset)))
+    order = row_order(digests, dataset.labels)
+    image_shape = _image_shape(request, order)
+    teacher_spec = _teacher_spec(request, image_shape)
+    device = _device(request.device)
+    layers = tuple(sorted({t.layer for t in request.targets if t.layer}))
+    with Teacher(teacher_spec, device).tap(layers) as teacher:
+        document = identity_document(
+            teacher.identity(),
+            DataIdentity(data_digest(digests), len(dataset), request.image.to_json()),
+            ViewIdentity(),
+        )
+        probe, shapes = teacher.probe(), teacher.shapes()
+    key = cache_key(document)
+    path = cache_folder(store_root(request.store), key)
+    n_asked = len(dataset) if request.limit is None else min(request.limit, len(dataset))
+    layouts = _layouts(request, shapes, image_shape)
+    committed: dict[str, dict[tuple[int, int], int]] = {}
+    if LocalObjects(path).exists("zarr.json"):
+        cache = Cache(path)
+        check_probe(cache.about["probe"], probe, key)
+        layouts = _without_longer_lists(layouts, cache, n_asked)
+        committed = {p: cache.receipts(layout) for p, layout in layouts.items()}
+    units = plan_units(layouts.values(), committed, n_asked)
+    planned = missing_bytes(units, layouts)
+    report = BuildReport(key, path, len(dataset), n_asked, len(units), planned)
+    if request.dry_run:
+        return report
+    _check_disk(LocalObjects(path), planned)
+    about = {
+        "key": key,
+        "identity": document,
+        "classes": list(dataset.classes),
+        "n_rows": len(dataset),
+        "image_shape": list(image_shape),
+        "probe": probe,
+    }
+    create_cache(path, about)
+    n_threads = request.n_threads or _default_threads(request)
+    writer = CacheWriter(path, provenance(device, request.batch_size, n_threads))
+    for name, rows, axes in (
+        ("labels", dataset.labels[order], ()),
+        ("dataset_index", order, ()),
+        ("sample_id", digests[order], ("byte",)),
+    ):
+        writer.replace(small_layout(name, rows, axes), rows)
+    for layout in layouts.values():
+        writer.declare(layout)
+    if request.evaluation is not None:
+        store_evaluation(
+            writer, request.evaluation, request.image, image_shape, request.skip_bad, tell
+        )
+    job = Job(
+        cache_path=str(path),
+        teacher=teacher_spec,
+        dataset=dataset,
+        image=request.image,
+        image_shape=image_shape,
+        layouts=layouts,
+        batch_size=request.batch_size,
+        n_threads=n_threads,
+        device=device,
+        skip_bad=request.skip_bad,
+    )
+    outcomes = _execute(request, job, units, order, tell)
+    _publish(writer, Cache(path))
+    return _finished(report, outcomes, started)
+
+
+def _execute(
+    request: BuildRequest,
+    job: Job,
+    units: Sequence[Unit],
+    order: Int64[np.ndarray, " n"],
+    tell: Progress,
+) -> list[Outcome]:
+    outcomes: list[Outcome] = []
+    total = sum(unit.stop - unit.start for unit in units)
+    done = 0
+
+    def report(outcome: Outcome) -> None:
+        nonlocal done
+        outcomes.append(outcome)
+        done += outcome.unit.stop - outcome.unit.start
+        tell("building", done, total)
+
+    if not units:
+        return outcomes
+    tell("building", 0, total)
+    if request.executor == "serial":
+        from geocache.pipeline.executors import serial
+
+        threads = torch.get_num_threads()
+        try:
+            serial.run(job, units, order, report)
+        finally:
+            torch.set_num_threads(threads)
+    else:
+        from geocache.pipeline.executors import dask
+
+        n_workers = min(request.n_workers or _default_workers(request), len(units))
+        dask.run(job, units, order, report, n_workers=n_workers, scheduler=request.scheduler)
+    return outcomes
+
+
+def _finished(report: BuildReport, outcomes: Sequence[Outcome], started: float) -> BuildReport:
+    failures = tuple(
+        Failure(o.unit.view, o.unit.start, o.unit.stop, o.error)
+        for o in sorted(outcomes, key=lambda o: (o.unit.view, o.unit.start))
+        if o.error is not None
+    )
+    return BuildReport(
+        key=report.key,
+        path=report.path,
+        n_rows=report.n_rows,
+        n_asked=report.n_asked,
+        n_units=report.n_units,
+        n_bytes_planned=report.n_bytes_planned,
+        n_bytes_written=sum(o.n_bytes for o in outcomes),
+        rows_built=sum(o.unit.stop - o.unit.start for o in outcomes if o.error is None),
+        elapsed_s=time.monotonic() - started,
+        failures=failures,
+        bad={row: why for o in outcomes for row, why in o.bad.items()},
+    )
+
+
+def _image_shape(request: BuildRequest, order: Int64[np.ndarray, " n"]) -> tuple[int, int, int]:
+    """Return (height, width, 3) of the images as the teacher sees them."""
+    if request.image.size is not None:
+        return (*request.image.size, 3)
+    for start in range(len(order)):
+        images, bad = read_rows(request.dataset, order[start : start + 1], request.image, 1)
+        if not bad:
+            height, width, channels = images.shape[1:]
+            return (height, width, channels)
+        if not request.skip_bad:
+            break
+    # The unit that holds it will say so, with its rows; a size is needed to get that far.
+    images, bad = read_rows(request.dataset, order[: min(64, len(order))], request.image, 2)
+    height, width, channels = images.shape[1:]
+    return (height, width, channels)
+
+
+def _teacher_spec(request: BuildRequest, image_shape: tuple[int, int, int]) -> TeacherSpec:
+    n_classes = request.n_classes or len(request.dataset.classes)
+    if n_classes < 1:
+        raise ConfigError(
+            "the teacher's number of classes must be given for a data set without labels, got "
+            f"none (data set {request.dataset.name}). Set n_classes in [teacher]."
+        )
+    height, width, channels = image_shape
+    return TeacherSpec(
+        model=request.model,
+        weights=request.weights,
+        n_classes=n_classes,
+        input_shape=(channels, height, width),
+        mean=tuple(float(m) for m in request.mean),
+        std=tuple(float(s) for s in request.std),
+        options=tuple(sorted(request.options.items())),
+    )
+
+
+def _layouts(
+    request: BuildRequest,
+    shapes: Mapping[str, tuple[int, ...]],
+    image_shape: tuple[int, int, int],
+) -> dict[str, ArrayLayout]:
+    """Return the layout of every array that is asked for, by path."""
+    n_rows = len(request.dataset)
+    layouts = {VALID: ArrayLayout(VALID, "bool", n_rows, (), (), 1)}
+    n_bytes = int(np.prod(image_shape))
+    if request.images or (request.images is None and n_bytes <= _SMALL_IMAGE_BYTES):
+        axes = ("y", "x", "channel")
+        layouts[IMAGES] = ArrayLayout(IMAGES, "uint8", n_rows, image_shape, axes, n_bytes)
+    for wanted in request.targets:
+        shape = shapes[wanted.layer or ""]
+        storage = wanted.target.storage(shape)
+        own = {
+            "kind": wanted.target.kind,
+            "parameters": wanted.target.parameters,
+            "layer": wanted.layer,
+            "tapped_shape": list(shape),
+        }
+        path = array_path(wanted.name)
+        layouts[path] = ArrayLayout(
+            path=path,
+            dtype=storage.dtype,
+            n_rows=n_rows,
+            row_shape=storage.shape,
+            row_axes=storage.axes,
+            bytes_per_row=storage.bytes_per_row,
+            n_views=1,
+            packed=storage.packed,
+            attributes={**storage.attributes, "geocache": own},
+        )
+    return layouts
+
+
+def _without_longer_lists(
+    layouts: Mapping[str, ArrayLayout], cache: Cache, n_asked: int
+) -> dict[str, ArrayLayout]:
+    """Leave out neighbour lists that are the front of a longer one in the cache."""
+    kept = {}
+    for path, layout in layouts.items():
+        front, is_list, k = path.rpartition("/knn.k")
+        longer = [
+            other
+            for other in cache.layouts
+            if is_list and other.startswith(f"{front}/knn.k")
+            and int(other.rpartition(".k")[2]) > int(k)
+            and cache.n_built(other.removeprefix("targets/")) >= n_asked
+        ]  # fmt: skip
+        if not longer:
+            kept[path] = layout
+    return kept
+
+
+def _check_disk(objects: LocalObjects, planned: int) -> None:
+    free = objects.free_bytes()
+    if planned > free:
+        raise StorageError(
+            f"the disk must hold up to {planned / 1e6:.0f} MB more, got {free / 1e6:.0f} MB free "
+            f"(in {objects.root.parent}). Free some space, choose another --store, or give --limit."
+        )
+
+
+def _publish(writer: CacheWriter, cache: Cache) -> None:
+    """Show every array that has become whole."""
+    for path, layout in cache.layouts.items():
+        if not writer.objects.exists(f"{path}/zarr.json"):
+            committed = cache.receipts(layout)
+            if not plan_units([layout], {path: committed}, layout.n_rows):
+                writer.publish(layout)
+
+
+def _device(asked: str) -> str:
+    if asked == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if asked.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"--device must be one of this machine's, got '{asked}' and no CUDA.")
+    return asked
+
+
+def _default_workers(request: BuildRequest) -> int:
+    if _device(request.device) != "cpu":
+        return max(1, torch.cuda.device_count())
+    return max(1, (os.cpu_count() or 1) // (request.n_threads or 1))
+
+
+def _default_threads(request: BuildRequest) -> int:
+    """One thread for each of Dask's processes, all cores for the serial executor."""
+    return 1 if request.executor == "dask" else torch.get_num_threads()

@@ -1,0 +1,100 @@
+"""Run the units of a build on Dask: a cluster of this machine's cores, or one that exists.
+
+Submissions are bounded by hand: at most two units a worker are under way, so a graph of a million
+rows costs the scheduler nothing, and Ctrl-C leaves little behind. A unit that runs twice, as Dask
+may decide, writes the same objects twice.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64
+
+from geocache.errors import ConfigError
+from geocache.pipeline.plan import Unit
+from geocache.pipeline.work import Job, Outcome, run_unit
+
+__all__ = ["run"]
+
+_UNITS_PER_WORKER = 2
+_RETRIES = 2
+
+
+def run(
+    job: Job,
+    units: Sequence[Unit],
+    order: Int64[np.ndarray, " n"],
+    report: Callable[[Outcome], None],
+    *,
+    n_workers: int,
+    scheduler: str | None = None,
+) -> None:
+    """Run every unit on workers and report outcomes as they come; stop at one that dooms the rest.
+
+    order: the data set's index of each row. scheduler: the address of an existing cluster, whose
+    workers must see the same folders; without one, `n_workers` processes are started here.
+
+    Raises ConfigError when the scheduler cannot be reached.
+    """
+    from distributed import as_completed
+
+    with _client(n_workers, scheduler) as client:
+        n_live = max(1, len(client.scheduler_info(n_workers=-1)["workers"]))
+        shared = client.scatter(job, broadcast=True, hash=False)
+        waiting = list(reversed(units))
+        of_future: dict[str, Unit] = {}
+
+        def submit(unit: Unit) -> Any:
+            rows = order[unit.start : unit.stop]
+            future = client.submit(run_unit, shared, unit, rows, pure=False, retries=_RETRIES)
+            of_future[future.key] = unit
+            return future
+
+        first = [waiting.pop() for _ in range(min(_UNITS_PER_WORKER * n_live, len(waiting)))]
+        running = as_completed([submit(unit) for unit in first], loop=client.loop)
+        for future in running:
+            unit = of_future.pop(future.key)
+            if future.status == "finished":
+                outcome: Outcome = future.result()
+            else:
+                outcome = Outcome(unit, error=f"its worker was lost: {future.exception()!r}")
+            report(outcome)
+            if outcome.fatal:
+                client.cancel(list(running.futures))
+                return
+            if waiting:
+                running.add(submit(waiting.pop()))
+
+
+@contextmanager
+def _client(n_workers: int, scheduler: str | None) -> Iterator[Any]:
+    from distributed import Client, LocalCluster
+
+    if scheduler is not None:
+        try:
+            client = Client(scheduler, timeout="20s", set_as_default=False)
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"--scheduler must be the address of a running Dask scheduler, got '{scheduler}' "
+                f"({' '.join(str(error).split())[:200]}). Start one with `dask scheduler`."
+            ) from None
+        with client:
+            yield client
+        return
+    with (
+        LocalCluster(
+            n_workers=n_workers,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address=None,
+            silence_logs=logging.CRITICAL,
+            memory_limit=0,
+        ) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        yield client

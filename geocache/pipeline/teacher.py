@@ -1,0 +1,150 @@
+"""The frozen teacher: a model with its weights, its normalisation and its tapped layers."""
+
+from __future__ import annotations
+
+import functools
+from contextlib import ExitStack
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from geocache.data.identity import TeacherIdentity
+from geocache.errors import CacheError, NumericError
+from geocache.models import Taps, build_model, load_weights, state_digest
+
+__all__ = ["Teacher", "TeacherSpec", "check_probe", "load_teacher"]
+
+_PROBE_IMAGES = 2
+_PROBE_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class TeacherSpec:
+    """Everything needed to load a teacher in any process."""
+
+    model: str
+    weights: str | None
+    n_classes: int
+    input_shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    options: tuple[tuple[str, Any], ...] = ()
+    seed: int = 0
+    """Seeds the initial weights where no checkpoint is given."""
+
+
+class Teacher:
+    """A loaded teacher in evaluation mode; use as a context to tap layers."""
+
+    def __init__(self, spec: TeacherSpec, device: str = "cpu") -> None:
+        """Build the model and load its weights.
+
+        Raises UnknownNameError for the model, CheckpointError when the weights do not fit.
+        """
+        self.spec = spec
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(spec.seed)
+            self.model = build_model(
+                spec.model,
+                n_classes=spec.n_classes,
+                input_shape=spec.input_shape,
+                options=dict(spec.options),
+            )
+        if spec.weights is not None:
+            load_weights(self.model, spec.weights)
+        self.model.eval().requires_grad_(False).to(device)
+        self.device = device
+        self._mean = torch.tensor(spec.mean, device=device).view(1, -1, 1, 1)
+        self._std = torch.tensor(spec.std, device=device).view(1, -1, 1, 1)
+        self._stack = ExitStack()
+        self._taps: Taps | None = None
+
+    def tap(self, layers: tuple[str, ...]) -> Self:
+        """Read `layers` from now on; raises UnknownNameError for one that is not there."""
+        self._stack.close()
+        self._taps = self._stack.enter_context(Taps(self.model, layers))
+        return self
+
+    def __enter__(self) -> Self:
+        """Return the teacher."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Remove the taps."""
+        self._stack.close()
+
+    def normalise(self, images: UInt8[np.ndarray, "batch height width 3"]) -> Tensor:
+        """Return (pixels / 255 - mean) / std as float32 (batch, 3, height, width)."""
+        pixels = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
+        return (pixels.permute(0, 3, 1, 2).float().contiguous() / 255 - self._mean) / self._std
+
+    @torch.no_grad()
+    def run(self, images: UInt8[np.ndarray, "batch height width 3"]) -> dict[str, Tensor]:
+        """Return the tapped tensors by layer, and the output under the empty name."""
+        x = self.normalise(images)
+        if self._taps is None:
+            return {"": self.model(x)}
+        output, features = self._taps(x)
+        return {"": output, **features}
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shape an image of every tapped tensor and of the output."""
+        _, height, width = self.spec.input_shape
+        tensors = self.run(np.zeros((1, height, width, 3), np.uint8))
+        return {layer: tuple(tensor.shape[1:]) for layer, tensor in tensors.items()}
+
+    def identity(self) -> TeacherIdentity:
+        """Return what makes this teacher this teacher."""
+        return TeacherIdentity(
+            model=self.spec.model,
+            options=dict(self.spec.options),
+            n_classes=self.spec.n_classes,
+            weights=state_digest(self.model),
+            mean=self.spec.mean,
+            std=self.spec.std,
+        )
+
+    def probe(self) -> list[list[float]]:
+        """Return the output for two fixed noise images, to recognise the teacher's behaviour.
+
+        Raises NumericError when the output is not finite.
+        """
+        _, height, width = self.spec.input_shape
+        noise = np.random.Generator(np.random.PCG64(0)).integers(
+            0, 256, (_PROBE_IMAGES, height, width, 3), dtype=np.uint8
+        )
+        output = self.run(noise)[""].float().flatten(1).cpu()
+        if not bool(torch.isfinite(output).all()):
+            raise NumericError(
+                f"teacher '{self.spec.model}' must give finite outputs, got NaN or infinity. "
+                "Check its weights and normalisation."
+            )
+        rows: list[list[float]] = output.tolist()
+        return rows
+
+
+def check_probe(stored: list[list[float]], now: list[list[float]], key: str) -> None:
+    """Raise CacheError when a teacher no longer gives the output that its cache remembers."""
+    a, b = np.asarray(stored), np.asarray(now)
+    scale = max(float(np.abs(a).max()), 1e-12) if a.size else 1.0
+    if a.shape != b.shape or float(np.abs(a - b).max()) > _PROBE_TOLERANCE * scale:
+        raise CacheError(
+            f"teacher must reproduce the output that cache {key[:12]} remembers of it, got another "
+            "one. Its code has changed while its weights have not; build into another store."
+        )
+
+
+@functools.lru_cache(maxsize=1)
+def load_teacher(spec: TeacherSpec, device: str, layers: tuple[str, ...]) -> Teacher:
+    """Return this process's teacher, loading it when it is another than last time."""
+    return Teacher(spec, device).tap(layers)

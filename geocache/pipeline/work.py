@@ -1,0 +1,225 @@
+"""Do one unit of a build: decode, run the teacher, measure, commit. Runs in any process.
+
+The teacher always sees whole batches, cut at the same rows of the unit and padded at its end, so a
+row's bits do not depend on what else was missing. Images of the next batch are decoded while the
+teacher works on this one.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int64, UInt8
+
+from geocache.data.cache import Cache, target_name
+from geocache.data.dataset import ImageDataset
+from geocache.data.images import ImageSpec, read_rows
+from geocache.data.layout import ArrayLayout, Group
+from geocache.data.writer import CacheWriter
+from geocache.errors import DataError, GeocacheError, StorageError
+from geocache.pipeline.plan import Unit
+from geocache.pipeline.teacher import Teacher, TeacherSpec, load_teacher
+from geocache.targets import LayerTarget, LocalFeatures, target_from_name
+
+__all__ = ["Job", "Outcome", "provenance", "run_unit"]
+
+IMAGES, VALID = "images", "valid"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is the same for every unit of a build."""
+
+    cache_path: str
+    teacher: TeacherSpec
+    dataset: ImageDataset
+    image: ImageSpec
+    image_shape: tuple[int, int, int]
+    layouts: dict[str, ArrayLayout]
+    batch_size: int
+    n_threads: int
+    device: str = "cpu"
+    skip_bad: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a unit: committed, or why not."""
+
+    unit: Unit
+    n_bytes: int = 0
+    error: str | None = None
+    fatal: bool = False
+    """Whether every other unit would fail alike, so that going on is pointless."""
+    bad: dict[int, str] = field(default_factory=dict)
+    """Rows left out, with the reason."""
+
+
+def provenance(device: str, batch_size: int, n_threads: int) -> dict[str, Any]:
+    """Return what stands in every receipt: all that may move a result's last bits."""
+    libraries = ("geocache", "torch", "numpy", "zarr", "numcodecs", "numba", "pillow")
+    return {
+        "device": device if device == "cpu" else torch.cuda.get_device_name(device),
+        "machine": platform.machine(),
+        "batch_size": batch_size,
+        "threads": n_threads,
+        "versions": {name: version(name) for name in libraries},
+    }
+
+
+def run_unit(job: Job, unit: Unit, indices: Int64[np.ndarray, " rows"]) -> Outcome:
+    """Compute and commit the missing row groups of a unit; errors of the user come back as text.
+
+    indices: the data set's index of each row of the unit.
+    """
+    # The same count everywhere: torch's results may differ in the last bit between counts.
+    if torch.get_num_threads() != job.n_threads:
+        torch.set_num_threads(job.n_threads)
+    try:
+        return _Worker(job, unit, indices).run()
+    except StorageError as error:
+        return Outcome(unit, error=str(error), fatal=True)
+    except GeocacheError as error:
+        return Outcome(unit, error=str(error))
+    except Exception as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        return Outcome(unit, error=reason)
+
+
+class _Worker:
+    def __init__(self, job: Job, unit: Unit, indices: Int64[np.ndarray, " rows"]) -> None:
+        self.job, self.unit, self.indices = job, unit, indices
+        self.writer = CacheWriter(
+            Path(job.cache_path), provenance(job.device, job.batch_size, job.n_threads)
+        )
+        self.targets: dict[str, LayerTarget] = {
+            m.path: target_from_name(target_name(m.path))
+            for m in unit.missing
+            if m.path not in (IMAGES, VALID)
+        }
+        self.buffers: dict[tuple[str, Group], np.ndarray[Any, Any]] = {}
+        self.bad: dict[int, str] = {}
+        self.n_bytes = 0
+
+    def run(self) -> Outcome:
+        teacher = self._teacher() if self.targets else None
+        for start, images, bad in self._batches():
+            stop = min(start + self.job.batch_size, self.unit.stop)
+            for position, reason in bad.items():
+                self.bad[start + position] = reason
+            computed: dict[str, np.ndarray[Any, Any]] = {
+                IMAGES: images[: stop - start],
+                VALID: np.array([i not in bad for i in range(stop - start)]),
+            }
+            if teacher is not None:
+                computed.update(self._measure(teacher, images, start, stop, bad))
+            self._store(computed, start, stop)
+        return Outcome(self.unit, n_bytes=self.n_bytes, bad=self.bad)
+
+    def _teacher(self) -> Teacher:
+        layers = tuple(sorted({t.layer for t in self.targets.values() if t.layer}))
+        return load_teacher(self.job.teacher, self.job.device, layers)
+
+    def _batches(self) -> Iterator[tuple[int, UInt8[np.ndarray, "batch h w 3"], dict[int, str]]]:
+        """Yield (first row, whole batch of images, bad positions), decoding one batch ahead."""
+        wanted = [m.group for m in self.unit.missing]
+        starts = [
+            start
+            for start in range(self.unit.start, self.unit.stop, self.job.batch_size)
+            if any(start < g.stop and g.start < start + self.job.batch_size for g in wanted)
+        ]
+        with ThreadPoolExecutor(1) as ahead:
+            pending = [ahead.submit(self._decode, start) for start in starts[:1]]
+            for i, start in enumerate(starts):
+                if i + 1 < len(starts):
+                    pending.append(ahead.submit(self._decode, starts[i + 1]))
+                images, bad = pending.pop(0).result()
+                yield start, images, bad
+
+    def _decode(self, start: int) -> tuple[UInt8[np.ndarray, "batch h w 3"], dict[int, str]]:
+        stop = min(start + self.job.batch_size, self.unit.stop)
+        chosen = self.indices[start - self.unit.start : stop - self.unit.start]
+        images, bad = self._pixels(chosen, start, stop)
+        if bad and not self.job.skip_bad:
+            raise DataError(
+                f"{next(iter(bad.values()))} ({len(bad)} unreadable in rows {start} to {stop - 1}). "
+                "Repair or remove it, or build with --skip-bad."
+            )
+        if images.shape[1:] != self.job.image_shape:
+            raise DataError(
+                f"images must be {self.job.image_shape} (height, width, channels), got "
+                f"{images.shape[1:]} (rows {start} to {stop - 1}). Give a size: `size` in [data], "
+                "--size on the command line."
+            )
+        if stop - start < self.job.batch_size:
+            # A short batch takes another path through some kernels and gives other last bits.
+            padding = self.job.batch_size - (stop - start)
+            images = np.concatenate([images, np.repeat(images[-1:], padding, axis=0)])
+        return images, bad
+
+    def _pixels(
+        self, chosen: Int64[np.ndarray, " rows"], start: int, stop: int
+    ) -> tuple[UInt8[np.ndarray, "rows h w 3"], dict[int, str]]:
+        """Read from the cache where it holds the images, else from the data set."""
+        if not any(m.path in (IMAGES, VALID) for m in self.unit.missing):
+            cache = Cache(Path(self.job.cache_path))
+            if min(cache.n_built(IMAGES), cache.n_built(VALID)) >= stop:
+                ok = cache.read(VALID, start, stop)
+                bad = {int(i): "left out when the images were stored" for i in np.flatnonzero(~ok)}
+                return cache.read(IMAGES, start, stop), bad
+        n_threads = max(2, os.cpu_count() or 1)
+        return read_rows(self.job.dataset, chosen, self.job.image, n_threads)
+
+    def _measure(
+        self,
+        teacher: Teacher,
+        images: UInt8[np.ndarray, "batch h w 3"],
+        start: int,
+        stop: int,
+        bad: dict[int, str],
+    ) -> dict[str, np.ndarray[Any, Any]]:
+        tensors = teacher.run(images)
+        rows = f"rows {start} to {stop - 1}"
+        features: dict[str, LocalFeatures] = {}
+        computed = {}
+        for path, wanted in self.targets.items():
+            layer = wanted.layer or ""
+            if layer not in features:
+                where = f"{f'layer {layer}' if layer else 'the output'}, {rows}"
+                features[layer] = LocalFeatures(tensors[layer][: stop - start], where)
+            values = wanted.target.compute(features[layer])
+            for position in bad:
+                values[position] = 0
+            computed[path] = values
+        return computed
+
+    def _store(self, computed: dict[str, np.ndarray[Any, Any]], start: int, stop: int) -> None:
+        """Copy a batch into the groups it touches; commit those that it completes."""
+        for missing in self.unit.missing:
+            group = missing.group
+            low, high = max(start, group.start), min(stop, group.stop)
+            if low >= high:
+                continue
+            key = (missing.path, group)
+            if key not in self.buffers:
+                layout = self.job.layouts[missing.path]
+                shape = (group.stop - group.start, *layout.row_shape)
+                self.buffers[key] = np.zeros(shape, layout.dtype)
+            rows = computed[missing.path][low - start : high - start]
+            self.buffers[key][low - group.start : high - group.start] = rows
+            if high == group.stop:
+                self._commit(missing.path, group, self.buffers.pop(key))
+
+    def _commit(self, path: str, group: Group, rows: np.ndarray[Any, Any]) -> None:
+        bad = {str(r): why for r, why in self.bad.items() if group.start <= r < group.stop}
+        notes = {"bad": bad} if path == VALID and bad else None
+        self.n_bytes += self.writer.commit(self.job.layouts[path], group, rows, notes)

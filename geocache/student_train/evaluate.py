@@ -1,0 +1,155 @@
+"""How good a student is: top-1 accuracy and cross-entropy over images it was not trained on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from geocache.errors import ConfigError, NumericError
+from geocache.models import build_model
+from geocache.student_train.checkpoint import load_checkpoint
+from geocache.student_train.order import batch_bounds
+from geocache.student_train.recipe import Recipe
+from geocache.student_train.source import Source, eval_arrays
+from geocache.student_train.stream import normalisation, normalise
+
+__all__ = ["Evaluation", "EvaluationSet", "evaluate", "evaluate_run", "load_student", "measure"]
+
+_BATCH = 500
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Top-1 accuracy in [0, 1] and mean cross-entropy over the labelled rows."""
+
+    accuracy: float
+    loss: float
+    n_rows: int
+
+
+@torch.no_grad()
+def measure(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Evaluation:
+    """Evaluate `model` on (normalised images, labels) batches, in evaluation mode.
+
+    Rows labelled -1 do not count. The model's mode is put back. Raises ConfigError when no row has
+    a label, NumericError when the model answers NaN or infinity.
+    """
+    mode = model.training
+    model.eval()
+    sums: Tensor | None = None
+    for images, labels in batches:
+        logits = model(images).float()
+        labelled = labels >= 0
+        loss = F.cross_entropy(logits, labels, ignore_index=-1, reduction="sum")
+        correct = ((logits.argmax(dim=1) == labels) & labelled).sum()
+        part = torch.stack([correct.double(), loss.double(), labelled.sum().double()])
+        sums = part if sums is None else sums + part
+    model.train(mode)
+    n_correct, total, n_rows = [0.0, 0.0, 0.0] if sums is None else sums.tolist()
+    if n_rows == 0:
+        raise ConfigError("evaluation must have labelled images, got none. Name a labelled split.")
+    if not math.isfinite(total):
+        raise NumericError(
+            "logits must be finite, got NaN or infinity in evaluation. Check the weights and the "
+            "normalisation."
+        )
+    return Evaluation(accuracy=n_correct / n_rows, loss=total / n_rows, n_rows=int(n_rows))
+
+
+class EvaluationSet:
+    """Images and labels kept on a device, for evaluating again and again.
+
+    Arguments: `images` uint8 (n, H, W, 3); `labels` int64 (n,), -1 unlabelled; `mean` and `std` on
+    pixels from 0 to 1.
+    """
+
+    def __init__(
+        self,
+        images: NDArray[np.uint8],
+        labels: NDArray[np.int64],
+        *,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self._images = torch.tensor(images, device=device).permute(0, 3, 1, 2).contiguous()
+        self._labels = torch.tensor(labels, dtype=torch.int64, device=device)
+        self._scale, self._shift = normalisation(mean, std, torch.device(device))
+
+    def batches(self) -> Iterable[tuple[Tensor, Tensor]]:
+        """Yield (normalised images, labels), in order."""
+        for part in batch_bounds(len(self._labels), _BATCH):
+            yield normalise(self._images[part], self._scale, self._shift), self._labels[part]
+
+    def measure(self, model: nn.Module) -> Evaluation:
+        """Evaluate `model`, which must be on the same device."""
+        return measure(model, self.batches())
+
+
+def evaluate(
+    model: nn.Module,
+    images: NDArray[np.uint8],
+    labels: NDArray[np.int64],
+    *,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    device: str | torch.device = "cpu",
+) -> Evaluation:
+    """Evaluate `model` on uint8 images (n, H, W, 3) and labels (n,); raises as `measure` does."""
+    model = model.to(device)
+    return EvaluationSet(images, labels, mean=mean, std=std, device=device).measure(model)
+
+
+def load_student(
+    out: str | Path, which: Literal["best", "last"] = "best"
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Return the trained student of the run in `out`, in evaluation mode, and its checkpoint.
+
+    The checkpoint says how to use it: `classes`, `mean`, `std`, `input_shape`, `recipe`, `epoch`.
+    Raises CheckpointError when the run holds no such checkpoint.
+    """
+    state = load_checkpoint(Path(out) / f"{which}.pt")
+    recipe = Recipe.model_validate_json(state["recipe"])
+    model = build_model(
+        recipe.student.model,
+        n_classes=len(state["classes"]),
+        input_shape=tuple(state["input_shape"]),
+        options=recipe.student.options,
+    )
+    model.load_state_dict(state["model"])
+    return model.eval(), state
+
+
+def evaluate_run(
+    out: str | Path,
+    source: Source | None = None,
+    *,
+    which: Literal["best", "last"] = "best",
+    device: str | torch.device = "cpu",
+) -> Evaluation:
+    """Evaluate the student of the run in `out` on its evaluation split.
+
+    The images come from `source` (the cache's own copy), or else from the recipe's data set.
+    Raises CheckpointError without a checkpoint, ConfigError without evaluation images.
+    """
+    model, state = load_student(out, which)
+    if source is not None and source.eval_images is not None and source.eval_labels is not None:
+        images, labels = source.eval_images, source.eval_labels
+    else:
+        arrays = eval_arrays(Recipe.model_validate_json(state["recipe"]))
+        if arrays is None:
+            raise ConfigError(
+                f"run must have an evaluation split, got none ('{out}'). Set data.eval_split."
+            )
+        images, labels = arrays
+    mean, std = tuple(state["mean"]), tuple(state["std"])
+    return evaluate(model, images, labels, mean=mean, std=std, device=device)

@@ -1,0 +1,202 @@
+"""Train a student from a cache: no teacher, no Python over samples, and resumable to the bit.
+
+Whatever an epoch depends on is a pure function of the recipe and the epoch's number (row order,
+learning rate, random seed) or stands in the checkpoint (weights, optimiser, calibrated term
+weights). So a training that was killed and resumed ends with the weights of one that was not, and
+recipes that differ only in their losses start alike and see the same batches.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from geocache.student_train.epoch import one_epoch
+from geocache.student_train.evaluate import Evaluation, EvaluationSet, measure
+from geocache.student_train.metrics import append_record
+from geocache.student_train.progress import Progress
+from geocache.student_train.recipe import Recipe, TrainTable
+from geocache.student_train.report import plot_runs
+from geocache.student_train.run_folder import (
+    RunState,
+    open_run,
+    refuse_overwriting,
+    save_run,
+)
+from geocache.student_train.setup import Setup, prepare, torch_settings
+from geocache.student_train.source import Source
+from geocache.student_train.terms import calibrate
+
+__all__ = ["TrainResult", "train"]
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training came to; accuracies in [0, 1], None where there was nothing to measure.
+
+    `best_epoch` (from 1) was chosen by `select`; `test_accuracy` is that epoch's on the evaluation
+    split and `last_test_accuracy` the final one's. `step_s` is the median over epochs of the mean
+    seconds a step, evaluation excluded.
+    """
+
+    out: Path
+    n_epochs: int
+    select: str
+    best_epoch: int
+    validation_accuracy: float | None
+    test_accuracy: float | None
+    last_test_accuracy: float | None
+    n_parameters: int
+    step_s: float
+    term_sizes: Mapping[str, float]
+    term_weights: Mapping[str, float]
+
+
+def train(
+    recipe: Recipe,
+    sources: Source | Mapping[str, Source] | None,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> TrainResult:
+    """Train the recipe's student and write the run to the folder `out`.
+
+    `sources` is the teacher's cache, or caches by the teacher's name; None reads the data set
+    itself, for a recipe without a teacher. The run holds `best.pt`, `last.pt`, `metrics.jsonl`,
+    `recipe.json` and `curves.png`. With `resume` it continues from `last.pt` where there is one:
+    on a CPU the final weights are those of an uninterrupted run.
+
+    Raises, before the first step, ConfigError for a folder that holds a run or a recipe that does
+    not fit it, MissingTargetError (with the command that builds it), ShapeError for layers or
+    classes that do not match, UnknownNameError for a layer; later NumericError, naming the term,
+    when a loss is no longer finite, and StorageError when the disk is full. After any of these, and
+    after KeyboardInterrupt, `last.pt` holds the last whole epoch.
+    """
+    out = Path(out)
+    progress = progress or Progress()
+    with torch_settings(recipe.train):
+        if not resume:
+            refuse_overwriting(out)
+        setup = prepare(recipe, sources)
+        state = open_run(recipe, setup, out)
+        optimizer = _optimizer(recipe.train, setup.student)
+        if state is None:
+            calibration = calibrate(
+                setup.terms, setup.student, setup.loader,
+                n_batches=recipe.train.calibration_batches,
+            )  # fmt: skip
+            state = RunState(calibration=calibration)
+            append_record(out, _start_record(recipe, setup, state))
+            save_run(out, recipe, setup, optimizer, state)
+        else:
+            optimizer.load_state_dict(state.optimizer)
+        progress.started(_start_record(recipe, setup, state))
+        test_set = _test_set(setup)
+        for epoch in range(state.n_epochs, recipe.train.epochs):
+            record = one_epoch(
+                recipe.train, setup, optimizer, state.calibration.weights,
+                epoch=epoch, progress=progress,
+            )  # fmt: skip
+            last = epoch + 1 == recipe.train.epochs
+            if last or (epoch + 1) % recipe.train.eval_every == 0:
+                record |= _evaluate(recipe, setup, test_set)
+            state.add(record, select=recipe.train.select)
+            append_record(out, record)
+            save_run(out, recipe, setup, optimizer, state)
+            progress.epoch_done(record)
+        result = _result(recipe, setup, state, out)
+        append_record(out, _end_record(result))
+        plot_runs([out], out / "curves.png")
+        progress.finished(_end_record(result))
+    return result
+
+
+def _optimizer(table: TrainTable, model: nn.Module) -> torch.optim.Optimizer:
+    if table.optimizer == "adam":
+        return torch.optim.Adam(model.parameters(), lr=table.lr, weight_decay=table.weight_decay)
+    return torch.optim.SGD(
+        model.parameters(), lr=table.lr, momentum=table.momentum, nesterov=table.nesterov,
+        weight_decay=table.weight_decay,
+    )  # fmt: skip
+
+
+def _test_set(setup: Setup) -> EvaluationSet | None:
+    source = setup.source
+    if source.eval_images is None or source.eval_labels is None:
+        return None
+    return EvaluationSet(
+        source.eval_images, source.eval_labels,
+        mean=source.mean, std=source.std, device=setup.device,
+    )  # fmt: skip
+
+
+def _start_record(recipe: Recipe, setup: Setup, state: RunState) -> dict[str, Any]:
+    calibration = state.calibration
+    terms = {
+        label: {
+            "size": size,
+            "weight": calibration.weights[label],
+            "weighted": size * calibration.weights[label],
+        }
+        for label, size in calibration.sizes.items()
+    }
+    return {
+        "event": "start",
+        "student": recipe.student.model,
+        "n_parameters": sum(p.numel() for p in setup.student.parameters()),
+        "cache": setup.source.key,
+        "n_train": len(setup.loader.rows),
+        "n_validation": 0 if setup.validation is None else len(setup.validation.rows),
+        "n_steps": len(setup.loader),
+        "epochs": recipe.train.epochs,
+        "first_epoch": state.n_epochs + 1,
+        "select": recipe.train.select,
+        "device": str(setup.device),
+        "cross_entropy": calibration.cross_entropy,
+        "terms": terms,
+    }
+
+
+def _evaluate(recipe: Recipe, setup: Setup, test_set: EvaluationSet | None) -> dict[str, Any]:
+    found: dict[str, Evaluation] = {}
+    if setup.validation is not None:
+        batches = ((batch.images, batch.labels) for batch in setup.validation.in_order())
+        found["validation"] = measure(setup.student, batches)
+    if test_set is not None:
+        found["test"] = test_set.measure(setup.student)
+    return {
+        f"{split}_{name}": getattr(result, name)
+        for split, result in found.items()
+        for name in ("accuracy", "loss")
+    }
+
+
+def _result(recipe: Recipe, setup: Setup, state: RunState, out: Path) -> TrainResult:
+    best, last = state.record_of(state.best_epoch), state.epochs[-1]
+    return TrainResult(
+        out=out,
+        n_epochs=state.n_epochs,
+        select=recipe.train.select,
+        best_epoch=state.best_epoch,
+        validation_accuracy=best.get("validation_accuracy"),
+        test_accuracy=best.get("test_accuracy"),
+        last_test_accuracy=last.get("test_accuracy"),
+        n_parameters=sum(p.numel() for p in setup.student.parameters()),
+        step_s=statistics.median(record["step_s"] for record in state.epochs),
+        term_sizes=state.calibration.sizes,
+        term_weights=state.calibration.weights,
+    )
+
+
+def _end_record(result: TrainResult) -> dict[str, Any]:
+    """Return the last record of a run's log."""
+    names = ("n_epochs", "select", "best_epoch", "validation_accuracy", "test_accuracy",
+             "last_test_accuracy", "n_parameters", "step_s")  # fmt: skip
+    return {"event": "end", **{name: getattr(result, name) for name in names}}

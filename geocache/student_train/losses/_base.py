@@ -1,0 +1,45 @@
+"""What a loss is: a frozen dataclass whose fields are its whole configuration.
+
+A loss compares the student with a small statistic of the teacher, its sufficient target, and says
+by name which statistics those are. The recipe adds them up over all terms, `geocache build`
+stores exactly those, and the loader reads exactly those.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+__all__ = ["Loss", "full_precision"]
+
+
+class Loss(ABC):
+    """Base of all losses; subclasses are frozen dataclasses, one a module.
+
+    `needs_layer` says whether the loss compares a pair of layers (`student` is then a feature map,
+    otherwise the logits).
+    """
+
+    needs_layer: ClassVar[bool] = False
+
+    def targets(self, layer: str | None = None) -> tuple[str, ...]:
+        """Name the cached targets that the loss compares with.
+
+        `layer` is the teacher's layer: the names are then the cache's own, `layer2/mst`; without
+        it they are the bare array names, which are the keys of `target` in the call. The labels
+        are part of every batch and are not listed.
+        """
+        return ()
+
+    @abstractmethod
+    def __call__(self, *, student: Tensor, target: Mapping[str, Tensor]) -> Tensor:
+        """Return the loss of a batch: a scalar, the mean over its rows."""
+
+
+def full_precision(values: Tensor) -> Tensor:
+    """Return the values in float32, or wider where they are: a softmax in bfloat16 errs by 4 %."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))

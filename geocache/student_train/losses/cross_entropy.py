@@ -1,0 +1,38 @@
+"""Cross-entropy with the data set's labels: the only loss that needs no teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from geocache.student_train.losses._base import Loss, full_precision
+
+__all__ = ["CrossEntropy"]
+
+
+@dataclass(frozen=True)
+class CrossEntropy(Loss):
+    """Cross-entropy of the student's logits s and the labels y.
+
+    `L = -mean_b log softmax(s_b)[y_b]`, over the rows that have a label (y >= 0); a batch without
+    any has L = 0 and gradient 0. Invariant to adding a constant to a row of logits. O(B K).
+    """
+
+    def __call__(
+        self,
+        *,
+        student: Float[Tensor, "batch classes"],
+        target: Mapping[str, Shaped[Tensor, " batch"]],
+    ) -> Float[Tensor, ""]:
+        """Return L; `target["labels"]` holds class indices (batch,), -1 for an unlabelled row."""
+        labels = target["labels"]
+        n_labelled = (labels >= 0).sum().clamp(min=1)
+        total = F.cross_entropy(full_precision(student), labels, ignore_index=-1, reduction="sum")
+        return total / n_labelled
+
+
+LOSS = CrossEntropy

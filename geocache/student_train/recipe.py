@@ -1,0 +1,232 @@
+"""What a training is: the tables of a recipe, validated whole before anything runs.
+
+A recipe is data. It says which targets a cache must hold (`required_targets`), so that `build`
+stores those and no more, and it is what a checkpoint remembers of how a student came about.
+Reading the file is `recipe_file`'s part.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    field_validator,
+    model_validator,
+)
+
+from geocache.errors import ConfigError
+from geocache.student_train.losses import Loss, build_loss
+
+__all__ = [
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "DataTable",
+    "LossTable",
+    "Recipe",
+    "StudentTable",
+    "TeacherTable",
+    "TrainTable",
+    "ViewsTable",
+    "required_targets",
+]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+Channels = tuple[float, float, float]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class ViewsTable(_Table):
+    """Augmentation that teacher and student see alike; for now the images as they are."""
+
+    policy: Literal["identity"] = "identity"
+    count: Literal[1] = 1
+
+
+class DataTable(_Table):
+    """Which images: a data set, its splits, its size, and how many rows of it."""
+
+    dataset: str
+    root: str | None = None
+    split: str = "train"
+    eval_split: str | None = "test"
+    size: int | tuple[int, int] | None = None
+    limit: int | None = Field(default=None, ge=1)
+    views: ViewsTable = ViewsTable()
+    options: dict[str, Any] = {}
+
+    @field_validator("size")
+    @classmethod
+    def _size_positive(cls, size: int | tuple[int, int] | None) -> int | tuple[int, int] | None:
+        if size is not None and min(size if isinstance(size, tuple) else (size,)) < 1:
+            raise ValueError("a positive number of pixels or [height, width]")
+        return size
+
+    def image_size(self) -> tuple[int, int] | None:
+        """Return (height, width) in pixels, or None where images keep their own size."""
+        return (self.size, self.size) if isinstance(self.size, int) else self.size
+
+
+class _Normalised(_Table):
+    @field_validator("std", check_fields=False)
+    @classmethod
+    def _std_positive(cls, std: Channels | None) -> Channels | None:
+        if std is not None and min(std) <= 0:
+            raise ValueError("three positive numbers, on the scale of pixels from 0 to 1")
+        return std
+
+
+class TeacherTable(_Normalised):
+    """Whose answers: a network, its weights, and the normalisation it was trained with."""
+
+    name: str = Field(default="teacher", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    model: str
+    weights: str | None = None
+    mean: Channels = IMAGENET_MEAN
+    std: Channels = IMAGENET_STD
+    n_classes: int | None = Field(default=None, ge=1)
+    cache: str | None = None
+    options: dict[str, Any] = {}
+
+
+class StudentTable(_Normalised):
+    """Which network learns; mean and std only in a recipe without a teacher."""
+
+    model: str
+    options: dict[str, Any] = {}
+    weights: str | None = None
+    seed: int | None = Field(default=None, ge=0)
+    mean: Channels | None = None
+    std: Channels | None = None
+
+
+class LossTable(_Table):
+    """One term of the total loss: a loss, its options, its layers and its weight."""
+
+    name: str
+    student: str | None = None
+    teacher: str | None = None
+    weight: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    share: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    options: dict[str, Any] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_options(cls, table: Any) -> Any:
+        """Take the keys that are not a term's own for options of its loss."""
+        if not isinstance(table, dict):
+            return table
+        own = {key: table[key] for key in table if key in cls.model_fields and key != "options"}
+        rest = {key: table[key] for key in table if key not in cls.model_fields}
+        return {**own, "options": {**table.get("options", {}), **rest}}
+
+    def build(self) -> Loss:
+        """Return the loss itself. Raises UnknownNameError and ConfigError as `build_loss` does."""
+        return build_loss(self.name, self.options)
+
+    def teacher_layer(self) -> tuple[str | None, str | None]:
+        """Split `teacher` into (the teacher's name, the layer), each None where not given."""
+        if self.teacher is None:
+            return None, None
+        name, slash, layer = self.teacher.rpartition("/")
+        if self.build().needs_layer:
+            return (name if slash else None), layer
+        return self.teacher, None
+
+
+class TrainTable(_Table):
+    """How the student is trained."""
+
+    epochs: int = Field(default=30, ge=1)
+    batch_size: int = Field(default=128, ge=1)
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    lr: float = Field(default=0.01, gt=0, allow_inf_nan=False)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    nesterov: bool = False
+    weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    milestones: tuple[int, ...] = ()
+    gamma: float = Field(default=0.1, gt=0, le=1)
+    seed: int = Field(default=0, ge=0)
+    select: Literal["validation", "test"] = "validation"
+    validation: float = Field(default=0.05, gt=0, lt=1)
+    eval_every: int = Field(default=1, ge=1)
+    calibration_batches: int = Field(default=8, ge=1)
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
+    threads: int | None = Field(default=None, ge=1)
+
+    @field_validator("milestones")
+    @classmethod
+    def _milestones_rise(cls, milestones: tuple[int, ...]) -> tuple[int, ...]:
+        if any(b <= a for a, b in zip((0, *milestones), milestones, strict=False)):
+            raise ValueError("rising numbers of epochs, from 1 up")
+        return milestones
+
+    @model_validator(mode="after")
+    def _nesterov_has_momentum(self) -> TrainTable:
+        if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
+            raise ValueError("nesterov only with optimizer 'sgd' and a momentum above 0")
+        return self
+
+
+class Recipe(_Table):
+    """Everything that decides a training; `recipe_file.load_recipe` reads one from TOML."""
+
+    data: DataTable
+    teacher: tuple[TeacherTable, ...] = ()
+    student: StudentTable
+    loss: tuple[LossTable, ...] = Field(min_length=1)
+    train: TrainTable = TrainTable()
+    _path: str | None = PrivateAttr(default=None)
+
+    @field_validator("teacher", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return [value] if isinstance(value, dict) else value
+
+    def build_command(self) -> str:
+        """Return the command that builds the cache this recipe needs."""
+        return f"geocache build {self._path or 'RECIPE.toml'}"
+
+    def term_labels(self) -> tuple[str, ...]:
+        """Name each loss term for logs: its loss, `@` its student layer, `#2` for a second one."""
+        labels: list[str] = []
+        for term in self.loss:
+            label = f"{term.name}@{term.student}" if term.student else term.name
+            count = sum(known.split("#")[0] == label for known in labels)
+            labels.append(f"{label}#{count + 1}" if count else label)
+        return tuple(labels)
+
+    def normalisation(self) -> tuple[Channels, Channels]:
+        """Return the mean and std that images are normalised with: the (first) teacher's."""
+        if self.teacher:
+            return self.teacher[0].mean, self.teacher[0].std
+        return self.student.mean or IMAGENET_MEAN, self.student.std or IMAGENET_STD
+
+
+def required_targets(recipe: Recipe) -> dict[str, tuple[str, ...]]:
+    """Return, for each teacher's name, the cache's targets that the recipe's losses need.
+
+    The names are the cache's own (`logits`, `layer2/mst`), each once, in the order of the losses.
+    """
+    needed: dict[str, list[str]] = {teacher.name: [] for teacher in recipe.teacher}
+    for term in recipe.loss:
+        name, layer = term.teacher_layer()
+        targets = term.build().targets(layer)
+        if not targets:
+            continue
+        if name is None and len(needed) != 1:
+            raise ConfigError(
+                f"loss '{term.name}' must say whose answers it compares with, got "
+                f"{len(needed)} [teacher] tables. Write teacher = 'NAME' or 'NAME/LAYER'."
+            )
+        of_teacher = needed[name or next(iter(needed))]
+        of_teacher.extend(target for target in targets if target not in of_teacher)
+    return {name: tuple(targets) for name, targets in needed.items()}

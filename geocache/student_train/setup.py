@@ -1,0 +1,151 @@
+"""Get everything ready, and find everything that is wrong, before the first step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from geocache.errors import ConfigError, MissingTargetError, ShapeError
+from geocache.models import build_model, load_weights
+from geocache.student_train.order import hold_out
+from geocache.student_train.recipe import Recipe, TrainTable, required_targets
+from geocache.student_train.source import Source, as_source, dataset_source
+from geocache.student_train.stream import Loader, usable_rows
+from geocache.student_train.terms import Term, build_terms, check_pairs
+
+__all__ = ["Setup", "prepare", "torch_settings"]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """The parts of a training: nothing in it changes but the student's weights."""
+
+    source: Source
+    student: nn.Module
+    terms: tuple[Term, ...]
+    loader: Loader
+    validation: Loader | None
+    device: torch.device
+
+
+@contextmanager
+def torch_settings(table: TrainTable) -> Iterator[None]:
+    """Use the recipe's thread count, and put threads and random state back afterwards."""
+    n_threads = torch.get_num_threads()
+    device = choose_device(table.device)
+    gpus = [device.index or torch.cuda.current_device()] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=gpus):
+        try:
+            if table.threads is not None:
+                torch.set_num_threads(table.threads)
+            yield
+        finally:
+            torch.set_num_threads(n_threads)
+
+
+def prepare(recipe: Recipe, sources: Source | Mapping[str, Source] | None) -> Setup:
+    """Open the data, build the student, and check that every term fits both."""
+    device = choose_device(recipe.train.device)
+    name = recipe.teacher[0].name if recipe.teacher else None
+    if sources is None:
+        if name is not None:
+            raise ConfigError(
+                "train must have the teacher's cache, got none. Open it with geocache.open, or "
+                "take [teacher] out of the recipe."
+            )
+        sources = dataset_source(recipe, threads=recipe.train.threads or 2)
+    source = as_source(sources, name)
+    targets = required_targets(recipe)[name] if name is not None else ()
+    _check_targets(recipe, source, targets)
+    _check_selection(recipe, source)
+    rows = usable_rows(source, recipe.data.limit)
+    whole = Loader(
+        source, targets, batch_size=recipe.train.batch_size, seed=recipe.train.seed, rows=rows,
+        device=device,
+    )  # fmt: skip
+    loader, validation = _split(recipe, whole)
+    student = build_student(recipe, len(source.classes), whole.image_shape).to(device)
+    _check_classes(student, whole, source)
+    terms = build_terms(recipe)
+    check_pairs(terms, student, whole, names=(recipe.student.model, name or "none"))
+    return Setup(source, student, terms, loader, validation, device)
+
+
+def choose_device(wanted: str) -> torch.device:
+    """Return the device; `auto` is the GPU where torch sees one. Raises ConfigError if absent."""
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(wanted)
+    present = {
+        "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not present.get(device.type, True):
+        raise ConfigError(
+            f"train.device must be a device of this machine, got '{wanted}'. Use 'auto' or 'cpu'."
+        )
+    return device
+
+
+def build_student(recipe: Recipe, n_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
+    """Return the student with initial weights that depend on the seed alone."""
+    seed = recipe.train.seed if recipe.student.seed is None else recipe.student.seed
+    torch.manual_seed(seed)
+    student = build_model(
+        recipe.student.model,
+        n_classes=n_classes,
+        input_shape=image_shape,
+        options=recipe.student.options,
+    )
+    if recipe.student.weights is not None:
+        load_weights(student, recipe.student.weights)
+    return student
+
+
+def _check_targets(recipe: Recipe, source: Source, targets: tuple[str, ...]) -> None:
+    known = source.target_names()
+    missing = [target for target in targets if target not in known]
+    if missing:
+        raise MissingTargetError(
+            f"cache must hold the targets {', '.join(targets)}, but {', '.join(missing)} "
+            f"{'is' if len(missing) == 1 else 'are'} missing (cache {source.key[:12]}). "
+            f"Run `{recipe.build_command()}`."
+        )
+
+
+def _check_selection(recipe: Recipe, source: Source) -> None:
+    if recipe.train.select == "test" and source.eval_images is None:
+        raise ConfigError(
+            "train.select must be 'validation' here, got 'test' although there are no evaluation "
+            "images. Build the cache with data.eval_split set."
+        )
+
+
+def _split(recipe: Recipe, whole: Loader) -> tuple[Loader, Loader | None]:
+    if recipe.train.select == "test":
+        return whole, None
+    fraction = recipe.train.validation
+    rows, held = hold_out(whole.rows, fraction=fraction, seed=recipe.train.seed)
+    if len(rows) == 0 or len(held) == 0:
+        raise ConfigError(
+            f"train.validation must leave rows to train and to validate on, got {fraction} of "
+            f"{len(whole.rows)} rows. Use more rows or another fraction."
+        )
+    return whole.restrict(rows), whole.restrict(held, targets=False)
+
+
+@torch.no_grad()
+def _check_classes(student: nn.Module, loader: Loader, source: Source) -> None:
+    mode = student.training
+    logits = student.eval()(loader.batch(loader.rows[:2]).images)
+    student.train(mode)
+    n_classes = len(source.classes)
+    if logits.ndim != 2 or logits.shape[1] != n_classes:
+        raise ShapeError(
+            f"student must return logits of shape (batch, {n_classes}), one for each class, got "
+            f"{tuple(logits.shape)}. Set its number of classes."
+        )

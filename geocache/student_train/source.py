@@ -1,0 +1,172 @@
+"""What training reads: the read side of a cache as a protocol, and the same from plain arrays.
+
+The trainer asks for no more of a cache than `Source`. `ArraySource` lets a student train with
+cross-entropy alone where there is no cache yet: a teacher that is still to be trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from geocache.data.dataset import ImageDataset
+from geocache.data.datasets import open_dataset
+from geocache.data.images import ImageSpec, read_rows
+from geocache.errors import DataError, MissingTargetError
+from geocache.student_train.recipe import IMAGENET_MEAN, IMAGENET_STD, Recipe
+
+__all__ = ["ArraySource", "Decoder", "Source", "dataset_source", "eval_arrays", "read_images"]
+
+
+@runtime_checkable
+class Decoder(Protocol):
+    """Turns a batch of stored values into what a loss works with, on any device."""
+
+    def decode(self, stored: Tensor, /) -> Tensor:
+        """Return the decoded batch."""
+
+
+@runtime_checkable
+class Source(Protocol):
+    """The read side of a cache, as far as training uses it."""
+
+    @property
+    def key(self) -> str: ...
+    @property
+    def n_rows(self) -> int: ...
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+    @property
+    def labels(self) -> NDArray[np.int64]: ...
+    @property
+    def valid(self) -> NDArray[np.bool_]: ...
+    @property
+    def mean(self) -> tuple[float, ...]: ...
+    @property
+    def std(self) -> tuple[float, ...]: ...
+    @property
+    def eval_images(self) -> NDArray[np.uint8] | None: ...
+    @property
+    def eval_labels(self) -> NDArray[np.int64] | None: ...
+    def target_names(self) -> tuple[str, ...]: ...
+    def n_built(self, name: str, /) -> int: ...
+    def read(self, name: str, start: int, stop: int, view: int = 0) -> NDArray[Any]: ...
+    def decoder(self, name: str, /) -> Decoder: ...
+
+
+@dataclass(frozen=True, eq=False)
+class ArraySource:
+    """Images and labels in memory, read as if they were a cache without targets.
+
+    Arguments: `images` uint8 (n, H, W, 3); `labels` int64 (n,), -1 unlabelled; `classes` names;
+    `mean` and `std` of the normalisation, on pixels from 0 to 1; the evaluation split's images and
+    labels; `valid` (n,), by default all rows.
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    eval_images: NDArray[np.uint8] | None = None
+    eval_labels: NDArray[np.int64] | None = None
+    valid: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=np.bool_))
+    key: str = "arrays"
+
+    def __post_init__(self) -> None:
+        if len(self.valid) == 0:
+            object.__setattr__(self, "valid", np.ones(len(self.images), dtype=np.bool_))
+
+    @property
+    def n_rows(self) -> int:
+        """Return the number of rows."""
+        return len(self.images)
+
+    def target_names(self) -> tuple[str, ...]:
+        """Return no names: there is no teacher."""
+        return ()
+
+    def n_built(self, name: str) -> int:
+        """Return the rows of `images`; nothing else is there."""
+        return self.n_rows if name == "images" else 0
+
+    def read(self, name: str, start: int, stop: int, view: int = 0) -> NDArray[Any]:
+        """Return rows of `images`. Raises MissingTargetError for anything else."""
+        if name != "images":
+            raise MissingTargetError(f"target '{name}' must be in a cache, got plain images.")
+        return self.images[start:stop]
+
+    def decoder(self, name: str) -> Decoder:
+        """Raise MissingTargetError: there is nothing to decode."""
+        raise MissingTargetError(f"target '{name}' must be in a cache, got plain images.")
+
+
+def read_images(
+    dataset: ImageDataset, spec: ImageSpec, threads: int
+) -> tuple[NDArray[np.uint8], dict[int, str]]:
+    """Decode a whole data set: uint8 (n, H, W, 3), and why any position could not be read."""
+    return read_rows(dataset, np.arange(len(dataset)), spec, threads)
+
+
+def _open(recipe: Recipe, split: str) -> ImageDataset:
+    data = recipe.data
+    root = None if data.root is None else Path(data.root)
+    return open_dataset(data.dataset, root=root, split=split, options=data.options)
+
+
+def eval_arrays(
+    recipe: Recipe, *, threads: int = 2
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]] | None:
+    """Read the recipe's evaluation split: (images, labels), or None where it names none.
+
+    Raises DataError when an image of it cannot be read.
+    """
+    if recipe.data.eval_split is None:
+        return None
+    dataset = _open(recipe, recipe.data.eval_split)
+    images, bad = read_images(dataset, ImageSpec(size=recipe.data.image_size()), threads)
+    if bad:
+        position, reason = next(iter(bad.items()))
+        raise DataError(
+            f"evaluation images must be readable, got {len(bad)} that are not, the first "
+            f"{dataset.where(position)}: {reason}. Remove or replace it."
+        )
+    return images, dataset.labels
+
+
+def dataset_source(recipe: Recipe, *, threads: int = 2) -> ArraySource:
+    """Read the recipe's data set itself, for training without a teacher.
+
+    Rows stand in the data set's own order; unreadable images are rows that are not valid. Raises
+    DataError as `open_dataset` and `read_rows` do.
+    """
+    dataset = _open(recipe, recipe.data.split)
+    images, bad = read_images(dataset, ImageSpec(size=recipe.data.image_size()), threads)
+    valid = np.ones(len(images), dtype=np.bool_)
+    valid[list(bad)] = False
+    evaluation = eval_arrays(recipe, threads=threads)
+    mean, std = recipe.normalisation()
+    return ArraySource(
+        images=images,
+        labels=dataset.labels,
+        classes=dataset.classes,
+        mean=mean,
+        std=std,
+        eval_images=None if evaluation is None else evaluation[0],
+        eval_labels=None if evaluation is None else evaluation[1],
+        valid=valid,
+        key=f"dataset:{recipe.data.dataset}",
+    )
+
+
+def as_source(sources: Source | Mapping[str, Source], name: str | None) -> Source:
+    """Return the source of the teacher `name`; a source by itself serves any teacher."""
+    if not isinstance(sources, Mapping):
+        return sources
+    return sources[name] if name is not None else next(iter(sources.values()))

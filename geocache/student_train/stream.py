@@ -1,0 +1,187 @@
+"""From a cache to batches: load once, gather by row, decode by batch.
+
+Resident mode: images and targets are read once, in the order they are stored (the fast way to
+read), and kept as they are stored, several times smaller than decoded. A batch is one
+`index_select` an array, then normalisation and decoding of that batch on its device. No step looks
+at single samples in Python.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64, UInt8
+from numpy.typing import NDArray
+from torch import Tensor
+
+from geocache.errors import ConfigError, MissingTargetError, nearest
+from geocache.student_train.order import batch_bounds, epoch_order
+from geocache.student_train.source import Decoder, Source
+
+__all__ = ["Batch", "Loader", "normalise", "usable_rows"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch: normalised images (B, 3, H, W), labels and rows (B,), decoded targets by name."""
+
+    images: Tensor
+    labels: Tensor
+    targets: Mapping[str, Tensor]
+    rows: Tensor
+
+    def at(self, layer: str | None = None) -> dict[str, Tensor]:
+        """Return what a loss on the teacher's `layer` compares with, keyed by the bare names.
+
+        `labels` is always there; without a layer so are the targets that belong to none (logits).
+        """
+        prefix = f"{layer}/" if layer else ""
+        found = {
+            name.removeprefix(prefix): value
+            for name, value in self.targets.items()
+            if name.startswith(prefix) and (layer or "/" not in name)
+        }
+        return {"labels": self.labels, **found}
+
+
+def normalise(
+    images: UInt8[Tensor, "batch 3 h w"],
+    scale: Float[Tensor, "3 1 1"],
+    shift: Float[Tensor, "3 1 1"],
+) -> Float[Tensor, "batch 3 h w"]:
+    """Return `images * scale + shift` in float32: (pixels / 255 - mean) / std in one pass."""
+    return torch.addcmul(shift, images.to(torch.float32), scale)
+
+
+def normalisation(
+    mean: Sequence[float], std: Sequence[float], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Return the (scale, shift) of `normalise` for a mean and std on pixels from 0 to 1."""
+    m = torch.tensor(mean, dtype=torch.float64)
+    s = torch.tensor(std, dtype=torch.float64)
+    return tuple(t.float().view(-1, 1, 1).to(device) for t in (1 / (255 * s), -m / s))  # type: ignore[return-value]
+
+
+def usable_rows(source: Source, limit: int | None = None) -> NDArray[np.int64]:
+    """Return the valid rows among the first `limit` (by default all)."""
+    rows = np.flatnonzero(source.valid[: source.n_rows]).astype(np.int64)
+    return rows if limit is None else rows[rows < limit]
+
+
+class Loader:
+    """Batches of a cache: `for batch in loader.epoch(e)`, in an order of (seed, epoch) alone.
+
+    Arguments: `cache`, what `geocache.open` returns; `targets`, names such as `logits` or
+    `layer2/mst`; `batch_size` and `seed`; `rows`, those to use (by default all; invalid ones are
+    left out either way); `device`, where the arrays are kept and the batches appear.
+
+    Raises MissingTargetError for a target that the cache lacks or does not hold for all those
+    rows, ConfigError for a bad batch size or for no rows at all. Memory: the stored bytes of the
+    images and targets up to the last row used.
+    """
+
+    def __init__(
+        self,
+        cache: Source,
+        targets: Sequence[str] = (),
+        batch_size: int = 128,
+        seed: int = 0,
+        rows: Sequence[int] | NDArray[np.int64] | None = None,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        if batch_size < 1:
+            raise ConfigError(f"batch_size must be at least 1, got {batch_size}.")
+        usable = usable_rows(cache)
+        wanted = usable if rows is None else np.intersect1d(usable, np.asarray(rows, np.int64))
+        if len(wanted) == 0:
+            raise ConfigError(
+                f"rows must name valid rows of the cache, got none of {cache.n_rows}."
+            )
+        self.rows: NDArray[np.int64] = wanted
+        self.batch_size = batch_size
+        self.seed = seed
+        self.device = torch.device(device)
+        self.targets = tuple(dict.fromkeys(targets))
+        n_read = int(wanted[-1]) + 1
+        for name in ("images", *self.targets):
+            _check_built(cache, name, n_read)
+        self._decoders: dict[str, Decoder] = {name: cache.decoder(name) for name in self.targets}
+        # NCHW once, here: the step then gathers and normalises contiguous memory.
+        images = torch.from_numpy(_writable(cache.read("images", 0, n_read)))
+        self._images = images.permute(0, 3, 1, 2).contiguous().to(self.device)
+        self._stored = {name: self._resident(cache.read(name, 0, n_read)) for name in self.targets}
+        self._labels = self._resident(cache.labels[:n_read].astype(np.int64))
+        self._scale, self._shift = normalisation(cache.mean, cache.std, self.device)
+
+    def _resident(self, stored: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(_writable(stored)).to(self.device)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Return (channels, height, width)."""
+        channels, height, width = self._images.shape[1:]
+        return channels, height, width
+
+    def __len__(self) -> int:
+        """Return the number of batches of an epoch."""
+        return -(-len(self.rows) // self.batch_size)
+
+    def restrict(self, rows: NDArray[np.int64], *, targets: bool = True) -> Loader:
+        """Return a loader of some of these rows, or without targets, that shares this memory."""
+        part = copy.copy(self)
+        part.rows = np.intersect1d(self.rows, rows)
+        if not targets:
+            part.targets, part._stored = (), {}
+        return part
+
+    def batch(self, rows: NDArray[np.int64]) -> Batch:
+        """Gather and decode these rows."""
+        index: Int64[Tensor, " batch"] = torch.from_numpy(rows).to(self.device, non_blocking=True)
+        return Batch(
+            images=normalise(self._images.index_select(0, index), self._scale, self._shift),
+            labels=self._labels.index_select(0, index),
+            targets={
+                name: self._decoders[name].decode(stored.index_select(0, index))
+                for name, stored in self._stored.items()
+            },
+            rows=index,
+        )
+
+    def epoch(self, epoch: int, *, drop_single: bool = False) -> Iterator[Batch]:
+        """Yield the batches of one epoch, each usable row once; the last batch may be short.
+
+        With `drop_single` a last batch of one row is left out (batch norm cannot train on it).
+        """
+        order = epoch_order(self.rows, seed=self.seed, epoch=epoch)
+        for part in batch_bounds(len(order), self.batch_size, drop_single=drop_single):
+            yield self.batch(order[part])
+
+    def in_order(self) -> Iterator[Batch]:
+        """Yield every row once in the cache's order, as evaluation wants it."""
+        for part in batch_bounds(len(self.rows), self.batch_size):
+            yield self.batch(self.rows[part])
+
+
+def _writable(stored: NDArray[Any]) -> NDArray[Any]:
+    """Copy only what torch cannot share: memory-mapped and strided arrays."""
+    return np.require(stored, requirements=["C", "W"])
+
+
+def _check_built(cache: Source, name: str, n_read: int) -> None:
+    known = cache.target_names()
+    if name != "images" and name not in known:
+        raise MissingTargetError(
+            f"cache must hold the target '{name}', got {', '.join(known) or 'no targets'} "
+            f"({cache.key[:12]}).{nearest(name, known)} Build it with `geocache build`."
+        )
+    n_built = cache.n_built(name)
+    if n_built < n_read:
+        raise MissingTargetError(
+            f"cache must hold '{name}' for the rows that are used, up to {n_read}, got {n_built} "
+            f"({cache.key[:12]}). Let `geocache build` finish, or use fewer rows."
+        )

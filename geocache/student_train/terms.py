@@ -1,0 +1,157 @@
+"""The terms of the total loss: which loss, on which layers, with what weight.
+
+`total = sum_t weight_t L_t` (GeoReg eq 11). A weight is a number, or a share: the term then starts
+at that multiple of the cross-entropy's size, measured on the first batches and frozen. Published
+weights only fit the published teacher; shares travel.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from torch import Tensor, nn
+
+from geocache.errors import GeocacheError, NumericError, ShapeError
+from geocache.models import Taps, list_layers
+from geocache.student_train.losses import Loss
+from geocache.student_train.losses.cross_entropy import CrossEntropy
+from geocache.student_train.recipe import Recipe
+from geocache.student_train.stream import Batch, Loader
+
+__all__ = ["Calibration", "Term", "build_terms", "calibrate", "check_pairs", "student_layers"]
+
+
+@dataclass(frozen=True)
+class Term:
+    """One loss term: what to compute, on which layers, and how heavy (a weight or a share)."""
+
+    label: str
+    loss: Loss
+    student_layer: str | None
+    teacher_layer: str | None
+    weight: float | None
+    share: float | None
+
+    def value(self, logits: Tensor, features: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        """Return the term's loss of a batch, without its weight."""
+        student = logits if self.student_layer is None else features[self.student_layer]
+        return self.loss(student=student, target=batch.at(self.teacher_layer))
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Sizes of the terms at the initial weights, and the weights that follow, by label."""
+
+    cross_entropy: float
+    sizes: dict[str, float]
+    weights: dict[str, float]
+
+
+def build_terms(recipe: Recipe) -> tuple[Term, ...]:
+    """Return the recipe's loss terms in their order."""
+    return tuple(
+        Term(
+            label=label,
+            loss=table.build(),
+            student_layer=table.student,
+            teacher_layer=table.teacher_layer()[1],
+            weight=1.0 if table.weight is None and table.share is None else table.weight,
+            share=table.share,
+        )
+        for label, table in zip(recipe.term_labels(), recipe.loss, strict=True)
+    )
+
+
+def student_layers(terms: Sequence[Term]) -> tuple[str, ...]:
+    """Return the student layers to tap, each once."""
+    return tuple(dict.fromkeys(term.student_layer for term in terms if term.student_layer))
+
+
+@torch.no_grad()
+def check_pairs(
+    terms: Sequence[Term], model: nn.Module, loader: Loader, *, names: tuple[str, str]
+) -> None:
+    """Run each term once, dry, so that a pair that does not fit fails before the first step.
+
+    `names` are the student's and the teacher's. Raises ShapeError naming both layers and the
+    student's layers that would fit; UnknownNameError for a layer that the student lacks. The
+    model's state and mode are untouched.
+    """
+    batch = loader.batch(loader.rows[:2])
+    mode = model.training
+    model.eval()
+    with Taps(model, student_layers(terms)) as taps:
+        logits, features = taps(batch.images)
+    for term in terms:
+        try:
+            term.value(logits, features, batch)
+        except ShapeError as error:
+            if term.student_layer is None:
+                raise
+            fitting = _fitting(term, model, loader, batch)
+            raise ShapeError(
+                f"{str(error).rstrip('.')} (student {names[0]} layer '{term.student_layer}', "
+                f"teacher {names[1]} layer '{term.teacher_layer}'). Student layers that match: "
+                f"{', '.join(fitting) or 'none'}."
+            ) from None
+    model.train(mode)
+
+
+def _fitting(term: Term, model: nn.Module, loader: Loader, batch: Batch) -> list[str]:
+    fitting = []
+    for layer in list_layers(model, loader.image_shape):
+        zeros = torch.zeros((len(batch.rows), *layer.shape), device=loader.device)
+        try:
+            term.loss(student=zeros, target=batch.at(term.teacher_layer))
+        except GeocacheError:
+            continue
+        fitting.append(f"{layer.path} ({'x'.join(map(str, layer.shape))})")
+    return fitting
+
+
+@torch.no_grad()
+def calibrate(
+    terms: Sequence[Term], model: nn.Module, loader: Loader, *, n_batches: int
+) -> Calibration:
+    """Measure every term's mean size over the first batches, and turn shares into weights.
+
+    `weight = share * CE / L` with both means over the same batches, in training mode at the
+    initial weights; the model's state (batch norm's statistics) is put back. Raises NumericError
+    for a term whose size is not finite, or whose share cannot be met because it is 0.
+    """
+    before = copy.deepcopy(model.state_dict())
+    cross_entropy = CrossEntropy()
+    model.train()
+    sums = torch.zeros(len(terms) + 1, dtype=torch.float64)
+    n = 0
+    with Taps(model, student_layers(terms)) as taps:
+        for batch in islice(loader.epoch(0, drop_single=True), n_batches):
+            logits, features = taps(batch.images)
+            values = [term.value(logits, features, batch) for term in terms]
+            values.append(cross_entropy(student=logits, target=batch.at()))
+            sums += torch.stack(values).double().cpu()
+            n += 1
+    model.load_state_dict(before)
+    *sizes, reference = (sums / n).tolist()
+    weights = {}
+    for term, size in zip(terms, sizes, strict=True):
+        if not math.isfinite(size):
+            raise NumericError(
+                f"loss term '{term.label}' must be finite at the start, got {size}. Check the "
+                "student's initial weights and the cached targets (`geocache verify`)."
+            )
+        if term.share is not None and not (size > 0 and reference > 0):
+            raise NumericError(
+                f"loss term '{term.label}' must be above 0 to take a share, got {size} beside a "
+                f"cross-entropy of {reference}. Give it a weight instead."
+            )
+        weights[term.label] = (
+            float(term.weight or 0.0) if term.share is None else term.share * reference / size
+        )
+    labels = [term.label for term in terms]
+    return Calibration(reference, dict(zip(labels, sizes, strict=True)), weights)

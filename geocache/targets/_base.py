@@ -1,0 +1,146 @@
+"""What a target is: a statistic of one tapped tensor, stored a row an image, decoded a batch a step.
+
+A target is a frozen dataclass; its fields are its parameters and go into the name of its array.
+It says how a row is stored, computes a batch of rows, and turns a stored batch into what losses
+take. Element types are those that torch indexes on every device: no unsigned 16-bit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from geocache.errors import ConfigError, NumericError, ShapeError
+from geocache.geometry import check_finite, minimum_spanning_tree, nearest_neighbours
+
+__all__ = ["LocalFeatures", "RowStorage", "Target", "node_dtype", "to_half"]
+
+
+@dataclass(frozen=True)
+class RowStorage:
+    """How one row of a target is stored: element type, shape, names of the axes, how to decode."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    axes: tuple[str, ...]
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    packed: bool = False
+
+    @property
+    def bytes_per_row(self) -> int:
+        """Bytes of one row before compression."""
+        n_values = math.prod(self.shape)
+        return -(-n_values // 8) if self.packed else n_values * np.dtype(self.dtype).itemsize
+
+
+class LocalFeatures:
+    """One batch of a tapped tensor, with the geometry that several targets share computed once."""
+
+    def __init__(self, features: Float[Tensor, "batch channels *grid"], where: str) -> None:
+        """Hold `features`; raise NumericError, naming `where`, if a value is NaN or infinite."""
+        check_finite(features, where)
+        self.features = features.detach()
+        self.where = where
+        self._neighbours: Tensor | None = None
+
+    @cached_property
+    def tree(self) -> Int[Tensor, "batch n"]:
+        """The minimum spanning tree's parents."""
+        return minimum_spanning_tree(self.features)
+
+    def neighbours(self, k: int) -> Int[Tensor, "batch n k"]:
+        """The k nearest neighbours; a shorter list is the front of a longer one."""
+        if self._neighbours is None or self._neighbours.shape[2] < k:
+            self._neighbours = nearest_neighbours(self.features, k)
+        return self._neighbours[:, :, :k]
+
+
+class Target(ABC):
+    """A per-row statistic of the teacher; subclasses are frozen dataclasses, one file each."""
+
+    kind: ClassVar[str]
+    """The registered name: the module's."""
+    needs_layer: ClassVar[bool] = True
+    """Whether it is measured on a tapped layer (or on the model's output)."""
+
+    @property
+    @abstractmethod
+    def array_name(self) -> str:
+        """The name of its array: the kind and the parameters, legal as a file name anywhere."""
+
+    @classmethod
+    @abstractmethod
+    def from_suffix(cls, suffix: str) -> Self:
+        """Build it from what follows `kind.` in an array's name; raise ConfigError if unreadable."""
+
+    @abstractmethod
+    def storage(self, shape: tuple[int, ...]) -> RowStorage:
+        """Say how a row is stored for a tapped tensor of `shape` (channels, *grid) an image.
+
+        Raises ShapeError or ConfigError when the target is not defined on that shape.
+        """
+
+    @abstractmethod
+    def compute(self, features: LocalFeatures) -> np.ndarray[Any, Any]:
+        """Compute a batch of rows in the stored type and shape."""
+
+    @abstractmethod
+    def decode(self, stored: Tensor) -> Tensor:
+        """Turn a batch as stored into what losses take, on the batch's device."""
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Its fields, as they go into the array's attributes."""
+        return {
+            f.name: getattr(self, f.name)
+            for f in dataclasses.fields(self)  # type: ignore[arg-type]
+        }
+
+
+def node_dtype(n: int) -> str:
+    """Return the narrowest type that numbers n nodes."""
+    return "uint8" if n <= 256 else "int16" if n <= 32_768 else "int32"
+
+
+def grid_nodes(shape: tuple[int, ...], kind: str) -> int:
+    """Return N for a layer of `shape`; raise ShapeError when it has no grid."""
+    if len(shape) < 2:
+        raise ShapeError(
+            f"target '{kind}' must be measured on a layer with a spatial grid, got shape {shape}. "
+            "`geocache layers` lists the layers that have one."
+        )
+    return math.prod(shape[1:])
+
+
+def to_half(values: Tensor, where: str, remedy: str) -> np.ndarray[Any, Any]:
+    """Round to float16; raise NumericError when a value is beyond its largest, 65504."""
+    half = values.to(torch.float16)
+    if not bool(torch.isfinite(half).all()):
+        largest = float(values.abs().max())
+        raise NumericError(
+            f"values stored as float16 must not exceed 65504, got {largest:.6g} ({where}). {remedy}"
+        )
+    return half.cpu().numpy()
+
+
+def whole_number(text: str, what: str) -> int:
+    """Read a whole number from 1 up; raise ConfigError otherwise."""
+    if not text.isdecimal() or int(text) < 1:
+        raise ConfigError(f"{what} must be a whole number from 1 up, got '{text}'.")
+    return int(text)
+
+
+def plain(cls: type[Target], suffix: str) -> None:
+    """Refuse a suffix on a target that has no parameters."""
+    if suffix:
+        raise ConfigError(f"target '{cls.kind}' takes no parameters, got '{suffix}'.")

@@ -1,0 +1,47 @@
+"""The teacher's logits: all that knowledge distillation needs (2K bytes a row)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from torch import Tensor
+
+from geocache.targets._base import LocalFeatures, RowStorage, Target, plain, to_half
+
+__all__ = ["TARGET", "Logits"]
+
+
+@dataclass(frozen=True)
+class Logits(Target):
+    """Store the K logits as float16: relative error 2^-11."""
+
+    kind: ClassVar[str] = "logits"
+    needs_layer: ClassVar[bool] = False
+
+    @property
+    def array_name(self) -> str:
+        """`logits`."""
+        return self.kind
+
+    @classmethod
+    def from_suffix(cls, suffix: str) -> Self:
+        """Take no parameters."""
+        plain(cls, suffix)
+        return cls()
+
+    def storage(self, shape: tuple[int, ...]) -> RowStorage:
+        """Store (class,) float16."""
+        return RowStorage("float16", shape, ("class",))
+
+    def compute(self, features: LocalFeatures) -> np.ndarray[Any, Any]:
+        """Round the logits to float16; raises NumericError beyond its range."""
+        return to_half(features.features, features.where, "Rescale the teacher's output layer.")
+
+    def decode(self, stored: Tensor) -> Tensor:
+        """Return float32 logits (batch, K)."""
+        return stored.float()
+
+
+TARGET = Logits
