@@ -1,0 +1,119 @@
+"""What every registered loss promises; adding a loss adds it here through `CASES` alone."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from geocache.errors import GeocacheError
+from geocache.geometry import affinity_contrast, minimum_spanning_tree, nearest_neighbours
+from geocache.student_train.losses import Loss, build_loss, loss_names
+
+Target = dict[str, Tensor]
+
+
+def _features(seed: int) -> Tensor:
+    return torch.randn(3, 4, 5, 5, generator=torch.Generator().manual_seed(seed))
+
+
+def _logits(seed: int) -> Tensor:
+    return torch.randn(3, 6, generator=torch.Generator().manual_seed(seed))
+
+
+def _tree_target(teacher: Tensor) -> Target:
+    parents = minimum_spanning_tree(teacher)
+    return {"mst": parents, "affinity.r3": affinity_contrast(teacher, parents=parents, radius=3)}
+
+
+def _list_target(teacher: Tensor) -> Target:
+    lists = nearest_neighbours(teacher, 4)
+    return {"knn.k4": lists, "affinity.k4": affinity_contrast(teacher, neighbours=lists)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A loss with options, how to make its student, and how to make a target from a teacher."""
+
+    name: str
+    options: dict[str, Any]
+    student: Callable[[int], Tensor]
+    target: Callable[[Tensor], Target]
+    zero_at_identity: bool = True
+
+
+CASES = [
+    Case("cross_entropy", {}, _logits, lambda t: {"labels": t.argmax(dim=1)}, False),
+    Case("distillation", {"temperature": 3.0}, _logits, lambda t: {"logits": t}),
+    Case("affinity_contrast", {"radius": 3}, _features, _tree_target),
+    Case("affinity_contrast", {"k": 4, "reduction": "mean"}, _features, _list_target),
+]
+each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.name}-{case.options}")
+
+
+def test_every_loss_has_a_case() -> None:
+    assert {case.name for case in CASES} == set(loss_names())
+
+
+@each_case
+def test_is_a_frozen_configuration_of_its_targets(case: Case) -> None:
+    loss = build_loss(case.name, case.options)
+    assert isinstance(loss, Loss)
+    assert loss == build_loss(case.name, case.options)
+    assert loss.__dataclass_params__.frozen  # type: ignore[attr-defined]
+    bare = loss.targets()
+    assert set(bare) <= set(case.target(case.student(1)))
+    prefix = "layer2/" if loss.needs_layer else ""
+    assert loss.targets("layer2") == tuple(prefix + name for name in bare)
+
+
+@each_case
+def test_value_is_a_finite_mean_over_the_batch(case: Case) -> None:
+    loss = build_loss(case.name, case.options)
+    student, target = case.student(0), case.target(case.student(1))
+    value = loss(student=student, target=target)
+    assert value.shape == () and value.dtype == torch.float32 and value >= 0
+    rows = [
+        loss(student=student[i : i + 1], target={k: v[i : i + 1] for k, v in target.items()})
+        for i in range(len(student))
+    ]
+    torch.testing.assert_close(value, torch.stack(rows).mean())
+    assert torch.equal(value, loss(student=student, target=target))
+
+
+@each_case
+def test_gradient_is_finite_everywhere(case: Case) -> None:
+    loss = build_loss(case.name, case.options)
+    target = case.target(case.student(1))
+    for student in (case.student(0), torch.zeros_like(case.student(0)), 1e4 * case.student(0)):
+        student = student.clone().requires_grad_()
+        loss(student=student, target=target).backward()
+        assert student.grad is not None and torch.isfinite(student.grad).all()
+
+
+@each_case
+def test_zero_where_student_is_teacher(case: Case) -> None:
+    if not case.zero_at_identity:
+        return
+    loss = build_loss(case.name, case.options)
+    teacher = case.student(1)
+    assert float(loss(student=teacher, target=case.target(teacher))) < 1e-10
+
+
+@each_case
+def test_half_precision_students_and_targets_are_taken(case: Case) -> None:
+    loss = build_loss(case.name, case.options)
+    target = case.target(case.student(1))
+    value = loss(student=case.student(0).to(torch.bfloat16), target=target)
+    exact = loss(student=case.student(0).to(torch.bfloat16).float(), target=target)
+    torch.testing.assert_close(value.float(), exact, rtol=1e-6, atol=1e-6)
+
+
+@each_case
+def test_unknown_option_is_refused(case: Case) -> None:
+    with pytest.raises(GeocacheError, match="got 'radiu'"):
+        build_loss(case.name, {**case.options, "radiu": 1})

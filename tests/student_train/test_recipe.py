@@ -1,0 +1,193 @@
+"""Recipes: what they mean, and that whatever is wrong is said in one line with its place."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from geocache.errors import ConfigError, GeocacheError, UnknownNameError
+from geocache.student_train import Recipe, load_recipe, parse_recipe, required_targets
+from geocache.student_train.recipe_file import apply_overrides
+
+TOML = """
+[data]
+dataset = "imagefolder"
+root = "pictures"
+[teacher]
+model = "resnet20"
+weights = "r20.th"
+[student]
+model = "simple_cnn"
+[[loss]]
+name = "cross_entropy"
+[[loss]]
+name = "affinity_contrast"
+student = "conv3"
+teacher = "layer3"
+radius = 5
+share = 0.5
+[[loss]]
+name = "affinity_contrast"
+student = "conv3"
+teacher = "teacher/layer3"
+k = 16
+[[loss]]
+name = "distillation"
+temperature = 6.0
+[train]
+epochs = 120
+milestones = [40, 80]
+"""
+
+
+def _write(folder: Path, text: str = TOML) -> Path:
+    path = folder / "r.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_recipe_says_which_targets_to_build(tmp_path: Path) -> None:
+    recipe = load_recipe(_write(tmp_path))
+    assert required_targets(recipe) == {
+        "teacher": (
+            "layer3/mst", "layer3/affinity.r5", "layer3/knn.k16", "layer3/affinity.k16", "logits",
+        )
+    }  # fmt: skip
+    assert recipe.term_labels() == (
+        "cross_entropy", "affinity_contrast@conv3", "affinity_contrast@conv3#2", "distillation",
+    )  # fmt: skip
+    assert recipe.build_command() == f"geocache build {tmp_path / 'r.toml'}"
+    assert recipe.loss[1].options == {"radius": 5}
+
+
+def test_cross_entropy_alone_needs_no_teacher_and_no_targets(tables: dict[str, Any]) -> None:
+    del tables["teacher"]
+    tables["loss"] = [{"name": "cross_entropy"}]
+    assert required_targets(parse_recipe(tables)) == {}
+
+
+def test_a_recipe_survives_json(recipe: Recipe) -> None:
+    again = Recipe.model_validate_json(recipe.model_dump_json())
+    assert again == recipe
+    assert json.loads(recipe.model_dump_json())["loss"][1]["options"] == {"temperature": 2.0}
+
+
+def test_paths_mean_the_recipes_folder_then_the_current_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, here = tmp_path / "home", tmp_path / "here"
+    for folder in (home / "pictures", here / "pictures", here):
+        folder.mkdir(parents=True, exist_ok=True)
+    (here / "r20.th").touch()
+    monkeypatch.chdir(here)
+    recipe = load_recipe(_write(home))
+    assert recipe.data.root == str(home / "pictures")
+    assert recipe.teacher[0].weights == str(here / "r20.th")
+    (here / "r20.th").unlink()
+    assert load_recipe(_write(home)).teacher[0].weights == str(home / "r20.th")
+    text = TOML.replace('"imagefolder"', '"imagefolder:pictures"')
+    assert load_recipe(_write(home, text)).data.dataset == f"imagefolder:{home / 'pictures'}"
+
+
+def test_overrides_are_toml_values(tmp_path: Path) -> None:
+    recipe = load_recipe(
+        _write(tmp_path),
+        ["train.epochs=5", "train.optimizer=adam", "train.milestones=[1, 2]", "loss.1.share=0.25",
+         'loss.3={name = "cross_entropy"}', "data.views.count=1", "student.options.width = 3"],
+    )  # fmt: skip
+    assert recipe.train.epochs == 5 and recipe.train.optimizer == "adam"
+    assert recipe.train.milestones == (1, 2)
+    assert recipe.loss[1].share == 0.25 and recipe.loss[3].name == "cross_entropy"
+    assert recipe.student.options == {"width": 3}
+
+
+def test_overrides_leave_the_tables_alone() -> None:
+    tables = {"loss": [{"name": "x"}]}
+    assert apply_overrides(tables, ["loss.0.name=y"]) == {"loss": [{"name": "y"}]}
+    assert tables == {"loss": [{"name": "x"}]}
+
+
+@pytest.mark.parametrize(("override", "message"), [
+    ("train.epochs", "must have the form table.key=value, got 'train.epochs'"),
+    ("loss.9.weight=1", "got '9' where there is 0 to 3"),
+    ("loss.first.weight=1", "got 'first' where there is 0 to 3"),
+    ("train.epochs.more=1", "got 'epochs', a value"),
+    ("train.epoch=1", r"got 'epoch' \(\[train\] of .*r.toml\). Did you mean 'epochs'\?"),
+])  # fmt: skip
+def test_bad_overrides_are_refused(tmp_path: Path, override: str, message: str) -> None:
+    with pytest.raises(GeocacheError, match=message):
+        load_recipe(_write(tmp_path), [override])
+
+
+def _with(tables: dict[str, Any], place: str, value: Any) -> dict[str, Any]:
+    *parts, key = place.split(".")
+    table: Any = tables
+    for part in parts:
+        table = table[int(part)] if part.isdigit() else table.setdefault(part, {})
+    table[int(key) if key.isdigit() else key] = value
+    return tables
+
+
+BAD = [
+    ("trian", {}, UnknownNameError, r"got 'trian' \(recipe\). Did you mean 'train'\?"),
+    ("train.epoch", 3, UnknownNameError, r"\(\[train\] of recipe\). Did you mean 'epochs'\?"),
+    ("train.epochs", "many", ConfigError, "'epochs' must be a valid integer.*got 'many'"),
+    ("train.lr", -1, ConfigError, "'lr' must be greater than 0, got -1"),
+    ("train.optimizer", "sdg", ConfigError, "'optimizer' must be 'sgd' or 'adam', got 'sdg'"),
+    ("train.milestones", [4, 2], ConfigError, "'milestones' must be rising numbers of epochs"),
+    ("train.milestones", [1, "x"], ConfigError, "'milestones' must be a valid integer.*got 'x'"),
+    ("train.validation", 1.0, ConfigError, "'validation' must be less than 1"),
+    ("train.device", "gpu", ConfigError, "'device' must"),
+    ("data.size", "big", ConfigError, "'size' must be"),
+    ("data.size", 0, ConfigError, "'size' must be a positive number of pixels"),
+    ("data.views", {"policy": "crop_flip"}, ConfigError, "views must be .*policy = 'crop_flip'"),
+    ("data.views", {"count": 4}, ConfigError, "data.views must be .*count = 4"),
+    ("data.views", {"pad": 4}, UnknownNameError, r"got 'pad' \(\[data.views\] of recipe\)"),
+    ("data.dataset", "cifar", UnknownNameError, "data.dataset must be one of .*got 'cifar'"),
+    ("teacher.modle", "x", UnknownNameError, r"\[teacher\].*Did you mean 'model'\?"),
+    ("teacher.model", "resnet21", UnknownNameError, "'teacher' model must.*got 'resnet21'. Did you mean 'resnet"),
+    ("teacher.std", [1, 1, 0], ConfigError, "'std' must be three positive numbers"),
+    ("teacher.std", [1, 1], ConfigError, "'std' must be a list of more values, got"),
+    ("student.model", "simple_cn", UnknownNameError, r"Did you mean 'simple_cnn'\?"),
+    ("student", {}, ConfigError, r"must have 'model', got none \(\[student\] of recipe\)"),
+    ("student.mean", [0, 0, 0], ConfigError, r"\[student\] must not have mean or std"),
+    ("loss", [], ConfigError, "'loss' must"),
+    ("loss.0.name", "cros_entropy", UnknownNameError, r"Did you mean 'cross_entropy'\?"),
+    ("loss.1.temprature", 3, UnknownNameError, r"\[\[loss\]\] 2.*Did you mean 'temperature'\?"),
+    ("loss.1.wieght", 3, UnknownNameError, r"\[\[loss\]\] 2.*Did you mean 'weight'\?"),
+    ("loss.1.weight", -3, ConfigError, r"'weight' must be .*got -3 \(\[loss\] 2 of recipe\)"),
+    ("loss.1.temperature", "hot", ConfigError, "temperature must be a valid number.*got 'hot'"),
+    ("loss.1.temperature", -1.0, ConfigError, "temperature must be a positive number, got -1.0"),
+    ("loss.1.share", 1.0, ConfigError, "must have weight or share, got both"),
+    ("loss.1.student", "block2", ConfigError, "must not name a layer, got student = 'block2'"),
+    ("loss.1.teacher", "layer2", UnknownNameError, r"name a \[teacher\].*got 'layer2'"),
+    ("loss.0.share", 1.0, ConfigError, "shares are measured against cross-entropy"),
+    ("loss.2.k", 3, ConfigError, "exactly one of radius"),
+    ("loss.2.student", None, ConfigError, "must name the layers it compares"),
+    ("loss.2.teacher", "other/layer2", UnknownNameError, "got 'other'"),
+    ("teacher", [{"model": "resnet20", "name": "a"}, {"model": "resnet20", "name": "b"}],
+     ConfigError, r"at most one \[teacher\]"),
+    ("teacher", [], ConfigError, r"must have a teacher, got a recipe without \[teacher\]"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("place", "value", "kind", "message"), BAD, ids=[str(b[0]) for b in BAD])
+def test_whatever_is_wrong_is_one_line_with_its_place(
+    tables: dict[str, Any], place: str, value: Any, kind: type[GeocacheError], message: str
+) -> None:
+    with pytest.raises(kind, match=message) as caught:
+        parse_recipe(_with(tables, place, value))
+    assert "\n" not in str(caught.value) and "recipe" in str(caught.value)
+
+
+def test_files_that_are_no_recipe(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"readable file, got '.*none.toml': No such file"):
+        load_recipe(tmp_path / "none.toml")
+    with pytest.raises(ConfigError, match=r"valid TOML, got: .*line 2"):
+        load_recipe(_write(tmp_path, "[data]\ndataset = \n"))
+    (tmp_path / "r.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="UTF-8"):
+        load_recipe(tmp_path / "r.toml")
