@@ -228,12 +228,13 @@ def test_array_digests_cover_pixels_and_shape_only() -> None:
         (np.zeros((2, 4, 4, 3), np.uint8), [0]),
         (np.zeros((2, 4, 4, 3), np.uint8), [0, 2]),
         (np.zeros((2, 4, 4, 3), np.uint8), [0, -2]),
+        (np.zeros((2, 4, 4, 3), np.uint8), [0.0, 0.5]),
         (np.zeros((0, 4, 4, 3), np.uint8), []),
     ],
 )
 def test_array_dataset_refuses_parts_that_do_not_fit(images: np.ndarray, labels: list) -> None:
     with pytest.raises(DataError, match=r"\(x/train\)"):
-        ArrayDataset(images, np.array(labels, np.int64), ["a", "b"], name="x", split="train")
+        ArrayDataset(images, np.array(labels), ["a", "b"], name="x", split="train")
 
 
 def test_imagefolder_structure_errors(tmp_path: Path, examples) -> None:

@@ -58,7 +58,12 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.mark.parametrize("threads", [1, 4])
-def test_digests_are_sha256(folder: Path, threads: int) -> None:
+@pytest.mark.parametrize("slow_file_s", [0.0, 1e9])
+def test_digests_are_sha256(
+    folder: Path, threads: int, slow_file_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SLOW_FILE_S", slow_file_s)  # threads from the start, or never
+    monkeypatch.setattr(module, "CHUNK_FILES", 2)
     done: list[int] = []
     found = file_digests(folder, NAMES, threads=threads, progress=done.append)
     np.testing.assert_array_equal(found, expected(folder))
