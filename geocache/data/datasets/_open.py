@@ -37,7 +37,7 @@ def open_dataset(
             the current folder and called with those of `root`, `split` and `options` that it
             accepts by name. It returns an ImageDataset or anything with a length whose items are
             (image, label).
-        root: the data set's folder, `data` here if not given; `NAME:DIR` is short for it, except that
+        root: the data set's folder, `data` here if not given; `NAME:DIR` is short for it, but
             `imagefolder:DIR` holds the class folders of one split right inside.
         split: `train` if not given.
         options: further keywords of the data set.

@@ -45,8 +45,10 @@ def load_verified(
         f'{title}({str(root)!r}{keywords}, download=True)"'
     )
     if missing:
+        shown = ", ".join(missing[:3])
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise MissingDataError(
-            f"{title} must have its files in {root}, but {', '.join(missing)} "
+            f"{title} must have its files in {root}, but {shown}{more} "
             f"{'is' if len(missing) == 1 else 'are'} not there. Get them with: {fetch} ; or say "
             f'where they are: root = "DIR" in [data], or --dataset {title.lower()}:DIR.'
         )
