@@ -63,7 +63,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             "`geocache train` wrote."
         ) from None
     except Exception as error:  # torch raises a dozen kinds for a damaged file
-        reason = str(error).splitlines()[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"checkpoint must be readable, got '{path}': {reason}") from None
     if not isinstance(state, dict) or "format" not in state or "model" not in state:
         raise CheckpointError(f"checkpoint must come from `geocache train`, got '{path}'.")

@@ -8,6 +8,7 @@ recipes that differ only in their losses start alike and see the same batches.
 
 from __future__ import annotations
 
+import logging
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ from geocache.student_train.source import Source
 from geocache.student_train.terms import calibrate
 
 __all__ = ["TrainResult", "train"]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,7 @@ def train(
             )  # fmt: skip
             state = RunState(calibration=calibration)
             append_record(out, _start_record(recipe, setup, state))
+            _log.info("sizes %s, weights %s", calibration.sizes, calibration.weights)
             save_run(out, recipe, setup, optimizer, state)
         else:
             optimizer.load_state_dict(state.optimizer)

@@ -14,7 +14,7 @@ from geocache.models import build_model, load_weights
 from geocache.student_train.order import hold_out
 from geocache.student_train.recipe import Recipe, TrainTable, required_targets
 from geocache.student_train.source import Source, as_source, dataset_source
-from geocache.student_train.stream import Loader, usable_rows
+from geocache.student_train.stream import Loader, find_target, usable_rows
 from geocache.student_train.terms import Term, build_terms, check_pairs
 
 __all__ = ["Setup", "prepare", "torch_settings"]
@@ -62,7 +62,8 @@ def prepare(recipe: Recipe, sources: Source | Mapping[str, Source] | None) -> Se
     targets = required_targets(recipe)[name] if name is not None else ()
     _check_targets(recipe, source, targets)
     _check_selection(recipe, source)
-    rows = usable_rows(source, recipe.data.limit)
+    limit = recipe.data.limit
+    rows = None if limit is None else usable_rows(source, limit)
     whole = Loader(
         source, targets, batch_size=recipe.train.batch_size, seed=recipe.train.seed, rows=rows,
         device=device,
@@ -107,8 +108,12 @@ def build_student(recipe: Recipe, n_classes: int, image_shape: tuple[int, int, i
 
 
 def _check_targets(recipe: Recipe, source: Source, targets: tuple[str, ...]) -> None:
-    known = source.target_names()
-    missing = [target for target in targets if target not in known]
+    missing = []
+    for target in targets:
+        try:
+            find_target(source, target)
+        except MissingTargetError:
+            missing.append(target)
     if missing:
         raise MissingTargetError(
             f"cache must hold the targets {', '.join(targets)}, but {', '.join(missing)} "

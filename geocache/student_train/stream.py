@@ -23,7 +23,9 @@ from geocache.errors import ConfigError, MissingTargetError, nearest
 from geocache.student_train.order import batch_bounds, epoch_order
 from geocache.student_train.source import Decoder, Source
 
-__all__ = ["Batch", "Loader", "normalise", "usable_rows"]
+__all__ = ["Batch", "Loader", "find_target", "normalise", "usable_rows"]
+
+_SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
 
 
 @dataclass(frozen=True)
@@ -77,8 +79,9 @@ class Loader:
     """Batches of a cache: `for batch in loader.epoch(e)`, in an order of (seed, epoch) alone.
 
     Arguments: `cache`, what `geocache.open` returns; `targets`, names such as `logits` or
-    `layer2/mst`; `batch_size` and `seed`; `rows`, those to use (by default all; invalid ones are
-    left out either way); `device`, where the arrays are kept and the batches appear.
+    `layer2/mst`; `batch_size` and `seed`; `rows`, those to use (by default all, and then all must
+    be built; invalid ones are left out either way); `device`, where the arrays are kept and the
+    batches appear.
 
     Raises MissingTargetError for a target that the cache lacks or does not hold for all those
     rows, ConfigError for a bad batch size or for no rows at all. Memory: the stored bytes of the
@@ -107,14 +110,16 @@ class Loader:
         self.seed = seed
         self.device = torch.device(device)
         self.targets = tuple(dict.fromkeys(targets))
-        n_read = int(wanted[-1]) + 1
-        for name in ("images", *self.targets):
+        # Without rows all must be built: half a cache would train worse and say nothing.
+        n_read = cache.n_rows if rows is None else int(wanted[-1]) + 1
+        held = {name: find_target(cache, name) for name in self.targets}
+        for name in ("images", *held.values()):
             _check_built(cache, name, n_read)
-        self._decoders: dict[str, Decoder] = {name: cache.decoder(name) for name in self.targets}
+        self._decoders: dict[str, Decoder] = {n: cache.decoder(h) for n, h in held.items()}
         # NCHW once, here: the step then gathers and normalises contiguous memory.
         images = torch.from_numpy(_writable(cache.read("images", 0, n_read)))
         self._images = images.permute(0, 3, 1, 2).contiguous().to(self.device)
-        self._stored = {name: self._resident(cache.read(name, 0, n_read)) for name in self.targets}
+        self._stored = {n: self._resident(cache.read(h, 0, n_read)) for n, h in held.items()}
         self._labels = self._resident(cache.labels[:n_read].astype(np.int64))
         self._scale, self._shift = normalisation(cache.mean, cache.std, self.device)
 
@@ -146,7 +151,7 @@ class Loader:
             images=normalise(self._images.index_select(0, index), self._scale, self._shift),
             labels=self._labels.index_select(0, index),
             targets={
-                name: self._decoders[name].decode(stored.index_select(0, index))
+                name: self._decoders[name].decode(_gather(stored, index))
                 for name, stored in self._stored.items()
             },
             rows=index,
@@ -172,16 +177,42 @@ def _writable(stored: NDArray[Any]) -> NDArray[Any]:
     return np.require(stored, requirements=["C", "W"])
 
 
-def _check_built(cache: Source, name: str, n_read: int) -> None:
+def _gather(stored: Tensor, index: Tensor) -> Tensor:
+    # torch moves unsigned integers wider than a byte, but gathers them on few devices.
+    signed = _SIGNED.get(stored.dtype)
+    if signed is None:
+        return stored.index_select(0, index)
+    return stored.view(signed).index_select(0, index).view(stored.dtype)
+
+
+def find_target(cache: Source, name: str) -> str:
+    """Return the name of the cached target that serves `name`: itself, or a longer k-NN list.
+
+    Lists are sorted, so the k nearest are the front of any list that is long enough. Raises
+    MissingTargetError when the cache holds neither.
+    """
     known = cache.target_names()
-    if name != "images" and name not in known:
-        raise MissingTargetError(
-            f"cache must hold the target '{name}', got {', '.join(known) or 'no targets'} "
-            f"({cache.key[:12]}).{nearest(name, known)} Build it with `geocache build`."
+    if name in known:
+        return name
+    prefix, kind, k = name.rpartition("/knn.k")
+    if kind and k.isdigit():
+        lists = (
+            other.removeprefix(prefix + kind) for other in known if other.startswith(prefix + kind)
         )
+        longer = sorted(int(size) for size in lists if int(size) >= int(k))
+        if longer:
+            return f"{prefix}{kind}{longer[0]}"
+    raise MissingTargetError(
+        f"cache must hold the target '{name}', got {', '.join(known) or 'no targets'} "
+        f"({cache.key[:12]}).{nearest(name, known)} Build it with `geocache build`."
+    )
+
+
+def _check_built(cache: Source, name: str, n_read: int) -> None:
     n_built = cache.n_built(name)
     if n_built < n_read:
         raise MissingTargetError(
-            f"cache must hold '{name}' for the rows that are used, up to {n_read}, got {n_built} "
-            f"({cache.key[:12]}). Let `geocache build` finish, or use fewer rows."
+            f"cache must hold '{name}' for all rows that are used, {n_read}, got {n_built} "
+            f"({cache.key[:12]}). Let `geocache build` finish, or use the first {n_built} rows "
+            f"(data.limit = {n_built}, rows=range({n_built}))."
         )

@@ -72,9 +72,35 @@ def test_targets_that_are_not_there_are_refused(cache: Any) -> None:
 
 def test_half_built_targets_are_refused_unless_the_rows_are_there(cache: Any) -> None:
     cache.built["layer2/mst"] = 32
-    with pytest.raises(MissingTargetError, match=r"'layer2/mst' .* up to 61, got 32"):
+    with pytest.raises(
+        MissingTargetError,
+        match=r"'layer2/mst' .* all rows that are used, 61, got 32 .*data.limit = 32",
+    ):
         Loader(cache, targets=TARGETS)
     assert len(Loader(cache, targets=TARGETS, rows=range(32)).rows) == 31
+
+
+def test_a_longer_neighbour_list_serves_a_shorter_one(cache: Any) -> None:
+    loader = Loader(cache, targets=["layer2/knn.k3"])
+    batch = next(loader.epoch(0))
+    assert batch.targets["layer2/knn.k3"].shape == (60, 36, 4)
+    rows = batch.rows.numpy()
+    assert batch.at("layer2")["knn.k3"].tolist() == cache.arrays["layer2/knn.k4"][rows].tolist()
+    with pytest.raises(MissingTargetError, match=r"layer2/knn\.k5"):
+        Loader(cache, targets=["layer2/knn.k5"])
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "uint32", "uint64", "int16", "float16", "float64"])
+def test_any_stored_type_is_gathered_as_it_is(cache: Any, dtype: str) -> None:
+    class AsIs:
+        def decode(self, stored: torch.Tensor, /) -> torch.Tensor:
+            return stored
+
+    cache.arrays["x"] = np.linspace(0, 50_000, 61).astype(dtype)
+    cache.decoders["x"] = AsIs()
+    batch = next(Loader(cache, targets=["x"]).epoch(0))
+    assert batch.targets["x"].numpy().dtype == dtype
+    np.testing.assert_array_equal(batch.targets["x"].numpy(), cache.arrays["x"][batch.rows.numpy()])
 
 
 @pytest.mark.parametrize(("options", "message"), [

@@ -148,7 +148,7 @@ BAD = [
     ("data.views", {"pad": 4}, UnknownNameError, r"got 'pad' \(\[data.views\] of recipe\)"),
     ("data.dataset", "cifar", UnknownNameError, "data.dataset must be one of .*got 'cifar'"),
     ("teacher.modle", "x", UnknownNameError, r"\[teacher\].*Did you mean 'model'\?"),
-    ("teacher.model", "resnet21", UnknownNameError, "'teacher' model must.*got 'resnet21'. Did you mean 'resnet"),
+    ("teacher.model", "resnet21", UnknownNameError, "model must.*got 'resnet21'. Did you mean 're"),
     ("teacher.std", [1, 1, 0], ConfigError, "'std' must be three positive numbers"),
     ("teacher.std", [1, 1], ConfigError, "'std' must be a list of more values, got"),
     ("student.model", "simple_cn", UnknownNameError, r"Did you mean 'simple_cnn'\?"),

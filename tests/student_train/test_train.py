@@ -179,7 +179,7 @@ def test_resuming_another_recipe_or_cache_is_refused(
     tables["train"]["epochs"] = 1
     recipe = parse_recipe(tables)
     train(recipe, cache, tmp_path)
-    with pytest.raises(ConfigError, match="out must be a folder without a run, got .*--resume"):
+    with pytest.raises(ConfigError, match=r"out must be a folder without a run, got .*--resume"):
         train(recipe, cache, tmp_path)
     with pytest.raises(ConfigError, match=r"got another \[loss\], \[train\]"):
         changed = {**tables, "loss": tables["loss"][:2], "train": {**tables["train"], "lr": 1.0}}
