@@ -78,6 +78,9 @@ def test_half_built_targets_are_refused_unless_the_rows_are_there(cache: Any) ->
     ):
         Loader(cache, targets=TARGETS)
     assert len(Loader(cache, targets=TARGETS, rows=range(32)).rows) == 31
+    cache.valid[32:] = False  # as in a cache that was interrupted: rows not built are not valid
+    with pytest.raises(MissingTargetError, match="61, got 32"):
+        Loader(cache, targets=TARGETS)
 
 
 def test_a_longer_neighbour_list_serves_a_shorter_one(cache: Any) -> None:

@@ -97,6 +97,9 @@ def test_recipes_start_alike_and_see_the_same_batches(
             train(recipe, cache, tmp_path / str(number), progress=Stop())
         initial.append(_last(tmp_path / str(number))["model"])
     assert _same(initial[0], initial[1])
+    # Sizes are measured in training mode; batch norm must not remember it.
+    assert int(initial[1]["block1.1.num_batches_tracked"]) == 0
+    assert not initial[1]["block1.1.running_mean"].any()
 
     # A term of weight 0 changes nothing at all, dropout and calibration included.
     plain = train(parse_recipe({**tables, "loss": tables["loss"][:1]}), cache, tmp_path / "plain")
@@ -110,12 +113,25 @@ def test_recipes_start_alike_and_see_the_same_batches(
 def test_seeds_differ(cache: Any, tables: dict[str, Any], tmp_path: Path) -> None:
     tables["train"]["epochs"] = 1
     models = []
-    for seed in (0, 0, 1):
+    for call, seed in enumerate((0, 0, 1)):
+        torch.manual_seed(call)  # what the caller drew before must not matter
         tables["train"]["seed"] = seed
         out = tmp_path / str(len(models))
         train(parse_recipe(tables), cache, out)
         models.append(_last(out)["model"])
     assert _same(models[0], models[1]) and not _same(models[0], models[2])
+
+
+def test_the_students_seed_decides_its_initial_weights(
+    cache: Any, tables: dict[str, Any], tmp_path: Path
+) -> None:
+    heads = []
+    tables["train"] |= {"epochs": 1, "lr": 1e-30}
+    for number, (seed, own) in enumerate(((0, None), (1, 0), (1, None))):
+        tables["train"]["seed"], tables["student"]["seed"] = seed, own
+        train(parse_recipe(tables), cache, tmp_path / str(number))
+        heads.append(_last(tmp_path / str(number))["model"]["head.weight"])
+    assert torch.equal(heads[0], heads[1]) and not torch.equal(heads[0], heads[2])
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
@@ -282,6 +298,16 @@ def test_a_loss_that_explodes_stops_in_one_line_and_keeps_the_last_epoch(
     state = _last(tmp_path)
     assert state["epoch"] == 0
     assert all(torch.isfinite(value).all() for value in state["model"].values())
+
+
+def test_weights_that_explode_in_the_last_step_are_not_saved(
+    cache: Any, tables: dict[str, Any], tmp_path: Path
+) -> None:
+    tables["train"] |= {"lr": 1e38, "batch_size": 64}  # one step an epoch: its loss is still fine
+    tables["loss"][0]["weight"] = 1e10
+    with pytest.raises(NumericError, match=r"student weights must stay finite.*holds epoch 0"):
+        train(parse_recipe(tables), cache, tmp_path)
+    assert _last(tmp_path)["epoch"] == 0
 
 
 def test_a_target_that_is_not_finite_names_its_term(
