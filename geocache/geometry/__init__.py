@@ -1,6 +1,10 @@
 """Geometry of local features: distances, trees, neighbourhoods and what is measured on them."""
 
-from geocache.geometry.affinity import affinity_contrast, affinity_contrast_from_mask
+from geocache.geometry.affinity import (
+    affinity_contrast,
+    affinity_contrast_from_mask,
+    affinity_contrasts,
+)
 from geocache.geometry.distances import normalised_distances, squared_distances
 from geocache.geometry.features import check_finite, flatten_grid
 from geocache.geometry.knn import nearest_neighbours
@@ -10,6 +14,7 @@ from geocache.geometry.mst import minimum_spanning_tree
 __all__ = [
     "affinity_contrast",
     "affinity_contrast_from_mask",
+    "affinity_contrasts",
     "check_finite",
     "flatten_grid",
     "knn_mask",

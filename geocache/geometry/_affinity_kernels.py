@@ -22,7 +22,12 @@ import numpy as np
 
 from geocache.geometry._compile import compiled
 from geocache.geometry._distance_kernels import power_of_two_scale
-from geocache.geometry._tree_kernels import heights, sums_over_tree, visiting_order
+from geocache.geometry._tree_kernels import (
+    heights,
+    sums_around,
+    sums_below,
+    visiting_order,
+)
 
 __all__ = ["list_backward", "list_forward", "tree_backward", "tree_forward"]
 
@@ -54,8 +59,45 @@ def _dot(a: Any, b: Any, n: int) -> Any:
 
 
 @compiled
+def _sum_from(a: Any, origin: Any, n: int) -> Any:
+    """Return the sum of a - origin in eight running sums."""
+    zero = a.dtype.type(0)
+    s0, s1, s2, s3, s4, s5, s6, s7 = zero, zero, zero, zero, zero, zero, zero, zero
+    i = 0
+    while i + 8 <= n:
+        s0 += a[i] - origin
+        s1 += a[i + 1] - origin
+        s2 += a[i + 2] - origin
+        s3 += a[i + 3] - origin
+        s4 += a[i + 4] - origin
+        s5 += a[i + 5] - origin
+        s6 += a[i + 6] - origin
+        s7 += a[i + 7] - origin
+        i += 8
+    total = ((s0 + s1) + (s2 + s3)) + ((s4 + s5) + (s6 + s7))
+    while i < n:
+        total += a[i] - origin
+        i += 1
+    return total
+
+
+@compiled
+def _safe_scale(x: Any) -> Any:
+    """Return 1 where squares of the values are far from overflow and underflow, else a power of 2.
+
+    Scaling by a power of two rounds nothing, so both ways give the same bits.
+    """
+    energy = 0.0
+    for c in range(x.shape[0]):
+        energy += _dot(x[c], x[c], x.shape[1])
+    if 1e-12 < energy < 1e24:
+        return x.dtype.type(1)
+    return power_of_two_scale(x)
+
+
+@compiled
 def _centre(x: Any, order: Any, scale: Any, rows: Any) -> bool:
-    """Write centred, scaled x into rows[:, :C] in `order`, |x|^2 into C; False if x is constant.
+    """Write centred, scaled x into rows[:, :C] in `order`, |x|^2 into C; True if x is constant.
 
     Position 0 is subtracted first: a constant map then becomes exactly 0, rounding or not.
     """
@@ -64,14 +106,9 @@ def _centre(x: Any, order: Any, scale: Any, rows: Any) -> bool:
     for c in range(n_channels):
         channel = x[c]
         origin = channel[0]
-        # float64: float32 addition in sequence would leave a mean that is off in its 5th digit.
-        total = 0.0
-        square = 0.0
-        for i in range(n):
-            total += channel[i] - origin
-            square += channel[i] * scale * (channel[i] * scale)
-        mean = x.dtype.type(total / n)
-        energy += square
+        mean = _sum_from(channel, origin, n) / x.dtype.type(n)
+        square = channel[0] * scale
+        energy += n * square * square
         for v in range(n):
             rows[v, c] = ((channel[order[v]] - origin) - mean) * scale
     spread = 0.0
@@ -80,7 +117,7 @@ def _centre(x: Any, order: Any, scale: Any, rows: Any) -> bool:
         square_norm = _dot(row, row, n_channels)
         row[n_channels] = square_norm
         spread += square_norm
-    return 2.0 * n * spread <= _CONSTANT * energy or spread == 0.0
+    return 2.0 * n * spread <= _CONSTANT * (energy + spread) or spread == 0.0
 
 
 @compiled
@@ -162,28 +199,34 @@ def _padded(depth: int) -> int:
 
 @compiled
 def tree_forward(
-    start: int, stop: int, features: Any, parents: Any, radius: int, affinity: Any, valid: Any
+    start: int, stop: int, features: Any, parents: Any, radii: Any, affinity: Any, valid: Any
 ) -> None:
-    """Write J (batch, N) over tree neighbourhoods; valid[b] is False where parents is no tree."""
+    """Write J (batch, radius, N) over tree neighbourhoods for every radius in `radii`.
+
+    valid[b] is False where parents is no tree.
+    """
     n_channels, n = features.shape[1], features.shape[2]
+    widest = radii.max()
     depth = _padded(n_channels + 2)
     rows = np.zeros((n, depth), features.dtype)
     sums = np.empty((n, depth), features.dtype)
-    below = np.empty((n, radius + 1, depth), features.dtype)
-    around = np.empty((n, radius + 1, depth), features.dtype)
+    below = np.empty((n, widest + 1, depth), features.dtype)
+    around = np.empty((n, widest + 1, depth), features.dtype)
     height = np.empty(n, np.int32)
     order = np.empty(n, np.int32)
     place = np.empty(n, np.int32)
     for image in range(start, stop):
         valid[image] = visiting_order(parents[image], order, place)
-        scale = power_of_two_scale(features[image])
+        scale = _safe_scale(features[image])
         if not valid[image] or _centre(features[image], order, scale, rows):
-            affinity[image, :] = 0
+            affinity[image] = 0
             continue
         rows[:, n_channels + 1] = 1
-        heights(place, radius, height)
-        sums_over_tree(rows, place, height, radius, below, around, sums)
-        _contrast(rows, sums, order, affinity[image], n_channels)
+        heights(place, widest, height)
+        sums_below(rows, place, height, below)
+        for i in range(radii.shape[0]):
+            sums_around(rows, place, height, below, radii[i], around, sums)
+            _contrast(rows, sums, order, affinity[image, i], n_channels)
 
 
 @compiled
@@ -212,16 +255,18 @@ def tree_backward(
     order = np.empty(n, np.int32)
     place = np.empty(n, np.int32)
     for image in range(start, stop):
-        scale = power_of_two_scale(features[image])
+        scale = _safe_scale(features[image])
         visiting_order(parents[image], order, place)
         if _centre(features[image], order, scale, rows):
             grad[image] = 0
             continue
         rows[:, n_channels + 1] = 1
         heights(place, radius, height)
-        sums_over_tree(rows, place, height, radius, below, around, sums)
+        sums_below(rows, place, height, below)
+        sums_around(rows, place, height, below, radius, around, sums)
         _weights(rows, order, affinity[image], outer[image], n_channels, weighted, rest)
-        sums_over_tree(weighted, place, height, radius, below, around, adjoint)
+        sums_below(weighted, place, height, below)
+        sums_around(weighted, place, height, below, radius, around, adjoint)
         _gradient(rows, sums, weighted, adjoint, rest, order, scale, n_channels, mean, grad[image])
 
 
@@ -261,7 +306,7 @@ def list_forward(
     sums = np.empty((n, n_channels + 2), features.dtype)
     order = np.arange(n).astype(np.int32)
     for image in range(start, stop):
-        scale = power_of_two_scale(features[image])
+        scale = _safe_scale(features[image])
         if _centre(features[image], order, scale, rows):
             affinity[image, :] = 0
             continue
@@ -291,7 +336,7 @@ def list_backward(
     mean = np.empty(n_channels, features.dtype)
     order = np.arange(n).astype(np.int32)
     for image in range(start, stop):
-        scale = power_of_two_scale(features[image])
+        scale = _safe_scale(features[image])
         if _centre(features[image], order, scale, rows):
             grad[image] = 0
             continue

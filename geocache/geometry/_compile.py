@@ -9,9 +9,12 @@ changes no bit of the result.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
@@ -22,6 +25,31 @@ __all__ = ["compiled", "over_images"]
 F = TypeVar("F", bound=Callable[..., Any])
 
 _pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
+
+
+def _forget_stale_kernels() -> None:
+    """Drop compiled kernels that any source of this folder has outgrown.
+
+    numba looks at the file of a kernel alone, but a kernel holds the code of those that it calls in
+    other files: after an edit there it would go on with the old one, silently.
+    """
+    folder = Path(__file__).parent
+    digest = hashlib.sha256()
+    for source in sorted(folder.glob("*.py")):
+        digest.update(source.read_bytes())
+    stamp = folder / "__pycache__" / "kernels.sha256"
+    now = digest.hexdigest()
+    # A folder that cannot be written holds an installed package, whose files change all at once.
+    with contextlib.suppress(OSError):
+        if stamp.exists() and stamp.read_text() == now:
+            return
+        for index in stamp.parent.glob("*.nbi"):
+            index.unlink(missing_ok=True)
+        stamp.parent.mkdir(exist_ok=True)
+        stamp.write_text(now)
+
+
+_forget_stale_kernels()
 
 
 def compiled(function: F) -> F:

@@ -20,7 +20,7 @@ __all__ = ["distances_from", "power_of_two_scale"]
 
 @compiled
 def power_of_two_scale(x: Any) -> Any:
-    """Return 2^-e with e the exponent of the largest difference to position 0; 1 if there is none."""
+    """Return 2^-e, e the exponent of the largest difference to position 0; 1 if there is none."""
     n_channels, n = x.shape
     largest = x.dtype.type(0)
     for c in range(n_channels):

@@ -1,11 +1,11 @@
 """Compiled walks over one image's tree: visiting order, neighbour sums, hop counts.
 
 The sum over all nodes within r hops needs no mask. Going up, each node learns the sums over its
-subtree within 0..r hops; going down, it learns the rest of the tree from its parent, minus what the
-parent heard from it. A node of height h has at most h + 1 different sums over its subtree, and those
-below it ask for no more than the last h + 1 sums around it, so leaves, a third of a typical tree,
-cost one vector each. O(N r D) at most for D values a node. The map is symmetric: it is its own
-adjoint.
+subtree within 0..h hops, h its height; going down, it learns the rest of the tree from its parent,
+minus what the parent heard from it. Those below a node of height h ask for no more than the last
+h + 1 sums around it, and a leaf, a third of a typical tree, costs one vector. O(N r D) at most for
+D values a node. The map is symmetric: it is its own adjoint. What was learned going up serves every
+radius.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 from geocache.geometry._compile import compiled
 
-__all__ = ["heights", "hop_counts", "sums_over_tree", "visiting_order"]
+__all__ = ["heights", "hop_counts", "sums_around", "sums_below", "visiting_order"]
 
 
 @compiled
@@ -69,56 +69,80 @@ def heights(place_of_parent: Any, radius: int, height: Any) -> None:
 
 
 @compiled
-def sums_over_tree(
-    values: Any, place_of_parent: Any, height: Any, radius: int, below: Any, around: Any, out: Any
+def sums_below(values: Any, place_of_parent: Any, height: Any, below: Any) -> None:
+    """Write below[v, d] = sum of values over the subtree of v within d hops, d <= height[v].
+
+    values: (N, D) in visiting order. below: (N, radius + 1, D); leaves are left unwritten.
+    """
+    # Plain indices, no row views: each view would count references, dearer than the adds.
+    n, depth = values.shape
+    for v in range(n):
+        if height[v] > 0:
+            for hop in range(height[v] + 1):
+                for k in range(depth):
+                    below[v, hop, k] = values[v, k]
+    for v in range(n - 1, 0, -1):
+        parent, top = place_of_parent[v], height[v]
+        if top == 0:
+            for hop in range(1, height[parent] + 1):
+                for k in range(depth):
+                    below[parent, hop, k] += values[v, k]
+        else:
+            for hop in range(1, height[parent] + 1):
+                level = min(hop - 1, top)
+                for k in range(depth):
+                    below[parent, hop, k] += below[v, level, k]
+
+
+@compiled
+def sums_around(
+    values: Any,
+    place_of_parent: Any,
+    height: Any,
+    below: Any,
+    radius: int,
+    around: Any,
+    out: Any,
 ) -> None:
     """Write out[v] = sum of values[u] over 1 <= hops(u, v) <= radius, rows in visiting order.
 
-    values, out: (N, D). below, around: scratch (N, radius + 1, D): the sums within d hops over the
-    subtree of v, and over the whole tree.
+    below: from `sums_below` for this radius or a larger one. around: scratch (N, radius + 1, D).
     """
     n, depth = values.shape
-    for v in range(n):
-        mine = values[v]
-        for hop in range(height[v] + 1):
-            level = below[v, hop]
-            for k in range(depth):
-                level[k] = mine[k]
-    for v in range(n - 1, 0, -1):
-        parent = place_of_parent[v]
-        for hop in range(1, height[parent] + 1):
-            level, mine = below[parent, hop], below[v, min(hop - 1, height[v])]
-            for k in range(depth):
-                level[k] += mine[k]
-    for hop in range(radius - height[0], radius + 1):
-        level, mine = around[0, hop], below[0, min(hop, height[0])]
+    root = min(height[0], radius)
+    for hop in range(radius - root, radius + 1):
+        level = min(hop, root)
         for k in range(depth):
-            level[k] = mine[k]
+            around[0, hop, k] = below[0, level, k] if root > 0 else values[0, k]
+    for k in range(depth):
+        out[0, k] = around[0, radius, k] - values[0, k]
     for v in range(1, n):
-        parent, top = place_of_parent[v], height[v]
+        parent, top = place_of_parent[v], min(height[v], radius)
+        if top == 0:
+            if radius == 1:
+                for k in range(depth):
+                    out[v, k] = values[parent, k]
+            else:
+                for k in range(depth):
+                    out[v, k] = around[parent, radius - 1, k] - values[v, k]
+            continue
         for hop in range(radius - top, radius + 1):
-            level = around[v, hop]
             if hop == 0:
-                mine = values[v]
                 for k in range(depth):
-                    level[k] = mine[k]
-                continue
-            outer = around[parent, hop - 1]
-            if hop == 1:
-                mine = below[v, min(1, top)]
+                    around[v, 0, k] = values[v, k]
+            elif hop == 1:
                 for k in range(depth):
-                    level[k] = mine[k] + outer[k]
+                    around[v, 1, k] = below[v, 1, k] + around[parent, 0, k]
             elif hop - 2 >= top:
                 for k in range(depth):
-                    level[k] = outer[k]
+                    around[v, hop, k] = around[parent, hop - 1, k]
             else:
-                mine, heard = below[v, min(hop, top)], below[v, hop - 2]
+                level = min(hop, top)
                 for k in range(depth):
-                    level[k] = mine[k] + (outer[k] - heard[k])
-    for v in range(n):
-        total, level, mine = out[v], around[v, radius], values[v]
+                    heard = below[v, hop - 2, k]
+                    around[v, hop, k] = below[v, level, k] + (around[parent, hop - 1, k] - heard)
         for k in range(depth):
-            total[k] = level[k] - mine[k]
+            out[v, k] = around[v, radius, k] - values[v, k]
 
 
 @compiled

@@ -7,8 +7,10 @@ hand-written backward; on other devices a dense mask and batched matrix products
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -24,7 +26,7 @@ from geocache.geometry._compile import over_images
 from geocache.geometry.features import flatten_grid
 from geocache.geometry.masks import knn_mask, not_a_tree, tree_mask
 
-__all__ = ["affinity_contrast", "affinity_contrast_from_mask"]
+__all__ = ["affinity_contrast", "affinity_contrast_from_mask", "affinity_contrasts"]
 
 
 def affinity_contrast(
@@ -67,6 +69,30 @@ def affinity_contrast(
     return _call(_ListAffinity.apply, x.contiguous(), _int32(neighbours), k)
 
 
+def affinity_contrasts(
+    features: Float[Tensor, "batch channels *grid"],
+    *,
+    parents: Int[Tensor, "batch n"],
+    radii: Sequence[int],
+) -> Float[Tensor, "batch radius n"]:
+    """Compute J for several radii in one walk, not differentiable: the teacher's side.
+
+    The same numbers, to the bit, as `affinity_contrast` gives radius by radius, for less. O(batch N
+    r C) for the largest radius, plus O(batch N C) for each.
+
+    Raises ConfigError and ShapeError as `affinity_contrast` does.
+    """
+    x = flatten_grid(features.detach())
+    if not radii or min(radii) < 1:
+        raise ConfigError(f"radii must be whole numbers of hops from 1 up, got {list(radii)}.")
+    _check_positions(x, parents)
+    if x.device.type != "cpu":
+        masks = [tree_mask(parents, radius) for radius in radii]
+        return torch.stack([affinity_contrast_from_mask(x, mask) for mask in masks], dim=1)
+    reach = tuple(min(radius, max(x.shape[2] - 1, 1)) for radius in radii)
+    return _tree_forward(x.contiguous(), _int32(parents), reach)
+
+
 def affinity_contrast_from_mask(
     features: Float[Tensor, "batch channels *grid"], mask: Tensor
 ) -> Float[Tensor, "batch n"]:
@@ -93,8 +119,8 @@ def affinity_contrast_from_mask(
 def _check_positions(x: Tensor, neighbourhood: Tensor) -> None:
     if neighbourhood.shape[:2] != (x.shape[0], x.shape[2]):
         raise ShapeError(
-            f"features and neighbourhoods must agree in (batch, N), got {x.shape[0]}, {x.shape[2]} "
-            f"features and {tuple(neighbourhood.shape[:2])} neighbourhoods. Pair layers whose grids "
+            f"features and neighbourhoods must agree in (batch, N), got {x.shape[0]}, "
+            f"{x.shape[2]} features and {tuple(neighbourhood.shape[:2])} neighbourhoods. Pair layers whose grids "
             "have the same height and width."
         )
 
@@ -108,17 +134,22 @@ def _call(apply: Any, *arguments: Any) -> Tensor:
     return result
 
 
+def _tree_forward(x: Tensor, parents: Tensor, radii: tuple[int, ...]) -> Tensor:
+    affinity = x.new_empty(x.shape[0], len(radii), x.shape[2])
+    valid = torch.empty(x.shape[0], dtype=torch.bool)
+    over_images(
+        tree_forward, x.shape[0], x.numpy(), parents.numpy(), np.asarray(radii, np.int64),
+        affinity.numpy(), valid.numpy(),
+    )  # fmt: skip
+    if not bool(valid.all()):
+        raise not_a_tree(valid)
+    return affinity
+
+
 class _TreeAffinity(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, parents: Tensor, radius: int) -> Tensor:
-        affinity = x.new_empty(x.shape[0], x.shape[2])
-        valid = torch.empty(x.shape[0], dtype=torch.bool)
-        over_images(
-            tree_forward, x.shape[0], x.detach().numpy(), parents.numpy(), radius,
-            affinity.numpy(), valid.numpy(),
-        )  # fmt: skip
-        if not bool(valid.all()):
-            raise not_a_tree(valid)
+        affinity = _tree_forward(x.detach(), parents, (radius,))[:, 0]
         ctx.radius = radius
         ctx.save_for_backward(x, parents, affinity)
         return affinity

@@ -25,8 +25,8 @@ def flatten_grid(
     """
     if features.ndim < 3:
         raise ShapeError(
-            f"local features must have shape (batch, channels, *grid), got {tuple(features.shape)}. "
-            "Choose a layer that has a spatial grid."
+            f"local features must have shape (batch, channels, *grid), got "
+            f"{tuple(features.shape)}. Choose a layer that has a spatial grid."
         )
     if features.dtype in (torch.float16, torch.bfloat16):
         features = features.float()

@@ -37,28 +37,31 @@ def minimum_spanning_tree(
     """
     x = flatten_grid(features.detach()).cpu().contiguous()
     parents = torch.zeros(x.shape[0], x.shape[2], dtype=torch.int32)
-    over_images(_prim, x.shape[0], x.numpy(), parents.numpy())
+    # Floats from 0 up are ordered like their bits, and only integers have a vector minimum.
+    best = torch.empty(x.shape[0], x.shape[2], dtype=x.dtype)
+    bits = best.view(torch.int32 if x.dtype == torch.float32 else torch.int64)
+    over_images(_prim, x.shape[0], x.numpy(), parents.numpy(), best.numpy(), bits.numpy())
     return parents
 
 
 @compiled
-def _prim(start: int, stop: int, features: Any, parents: Any) -> None:
+def _prim(start: int, stop: int, features: Any, parents: Any, bests: Any, bits: Any) -> None:
     n_channels, n = features.shape[1], features.shape[2]
     columns = np.empty((n_channels, n), features.dtype)
-    point = np.empty(n_channels, features.dtype)
+    rows = np.empty((n, n_channels), features.dtype)
     fresh = np.empty(n, features.dtype)
-    best = np.empty(n, features.dtype)
     partner = np.empty(n, np.int32)
     node = np.empty(n, np.int32)
     for image in range(start, stop):
-        x = features[image]
+        x, best = features[image], bests[image]
         scale = power_of_two_scale(x)
         # Outside nodes live in slots 0..outside-1; whoever joins is replaced by the last slot.
         outside = n - 1
         for c in range(n_channels):
-            point[c] = x[c, 0] * scale
+            rows[0, c] = x[c, 0] * scale
             for s in range(outside):
                 columns[c, s] = x[c, s + 1] * scale
+                rows[s + 1, c] = columns[c, s]
         for s in range(outside):
             node[s] = s + 1
             best[s] = np.inf
@@ -66,35 +69,51 @@ def _prim(start: int, stop: int, features: Any, parents: Any) -> None:
         parents[image, 0] = 0
         newest = 0
         while outside > 0:
-            distances_from(columns, point, outside, fresh)
-            for s in range(outside):
-                # At equal distance to the same outside node, the lower tree node makes the lower
-                # edge, on either side of it.
-                if fresh[s] < best[s] or (fresh[s] == best[s] and newest < partner[s]):
-                    best[s] = fresh[s]
-                    partner[s] = newest
-            chosen = _lowest_edge(best, partner, node, outside)
+            distances_from(columns, rows[newest], outside, fresh)
+            _keep_nearer(fresh, newest, outside, best, partner)
+            chosen = _lowest_edge(bits[image], partner, node, outside)
             newest = node[chosen]
             parents[image, newest] = partner[chosen]
             outside -= 1
+            last = rows[node[outside]]
             for c in range(n_channels):
-                point[c] = columns[c, chosen]
-                columns[c, chosen] = columns[c, outside]
+                columns[c, chosen] = last[c]
             best[chosen] = best[outside]
             partner[chosen] = partner[outside]
             node[chosen] = node[outside]
 
 
 @compiled
-def _lowest_edge(best: Any, partner: Any, node: Any, outside: int) -> int:
+def _keep_nearer(fresh: Any, newest: int, outside: int, best: Any, partner: Any) -> None:
+    """Take the newest node as partner where it is nearer, without branches.
+
+    At equal distance to the same outside node, the lower tree node makes the lower edge, on either
+    side of it.
+    """
+    newcomer = np.int32(newest)
+    for s in range(outside):
+        nearer = (fresh[s] < best[s]) | ((fresh[s] == best[s]) & (newcomer < partner[s]))
+        best[s] = fresh[s] if nearer else best[s]
+        partner[s] = newcomer if nearer else partner[s]
+
+
+@compiled
+def _lowest_edge(bits: Any, partner: Any, node: Any, outside: int) -> int:
     """Return the slot whose edge is first by (delta, lower node, higher node)."""
-    chosen = 0
-    lowest = best[0]
+    lowest = bits[0]
     for s in range(1, outside):
-        if best[s] < lowest:
-            lowest = best[s]
-            chosen = s
-        elif best[s] == lowest:
+        lowest = min(lowest, bits[s])
+    n_ties = 0
+    last = 0
+    for s in range(outside):
+        equal = bits[s] == lowest
+        n_ties += equal
+        last = max(last, s if equal else 0)
+    if n_ties == 1:
+        return last
+    chosen = last
+    for s in range(outside):
+        if bits[s] == lowest:
             low, high = min(partner[s], node[s]), max(partner[s], node[s])
             held_low = min(partner[chosen], node[chosen])
             if low < held_low or (low == held_low and high < max(partner[chosen], node[chosen])):

@@ -29,6 +29,7 @@ from geocache.errors import DataError, GeocacheError, StorageError
 from geocache.pipeline.plan import Unit
 from geocache.pipeline.teacher import Teacher, TeacherSpec, load_teacher
 from geocache.targets import LayerTarget, LocalFeatures, target_from_name
+from geocache.targets.affinity import Affinity
 
 __all__ = ["Job", "Outcome", "provenance", "run_unit"]
 
@@ -106,6 +107,11 @@ class _Worker:
             for m in unit.missing
             if m.path not in (IMAGES, VALID)
         }
+        self.radii: dict[str, tuple[int, ...]] = {}
+        for wanted in self.targets.values():
+            if wanted.layer and isinstance(wanted.target, Affinity) and wanted.target.radius:
+                held = self.radii.get(wanted.layer, ())
+                self.radii[wanted.layer] = (*held, wanted.target.radius)
         self.buffers: dict[tuple[str, Group], np.ndarray[Any, Any]] = {}
         self.bad: dict[int, str] = {}
         self.n_bytes = 0
@@ -151,14 +157,8 @@ class _Worker:
         images, bad = self._pixels(chosen, start, stop)
         if bad and not self.job.skip_bad:
             raise DataError(
-                f"{next(iter(bad.values()))} ({len(bad)} unreadable in rows {start} to {stop - 1}). "
-                "Repair or remove it, or build with --skip-bad."
-            )
-        if images.shape[1:] != self.job.image_shape:
-            raise DataError(
-                f"images must be {self.job.image_shape} (height, width, channels), got "
-                f"{images.shape[1:]} (rows {start} to {stop - 1}). Give a size: `size` in [data], "
-                "--size on the command line."
+                f"{next(iter(bad.values()))} ({len(bad)} unreadable in rows {start} to "
+                f"{stop - 1}). Repair or remove it, or build with --skip-bad."
             )
         if stop - start < self.job.batch_size:
             # A short batch takes another path through some kernels and gives other last bits.
@@ -177,7 +177,8 @@ class _Worker:
                 bad = {int(i): "left out when the images were stored" for i in np.flatnonzero(~ok)}
                 return cache.read(IMAGES, start, stop), bad
         n_threads = max(2, os.cpu_count() or 1)
-        return read_rows(self.job.dataset, chosen, self.job.image, n_threads)
+        size = self.job.image_shape[:2]
+        return read_rows(self.job.dataset, chosen, self.job.image, n_threads, size=size)
 
     def _measure(
         self,
@@ -195,7 +196,8 @@ class _Worker:
             layer = wanted.layer or ""
             if layer not in features:
                 where = f"{f'layer {layer}' if layer else 'the output'}, {rows}"
-                features[layer] = LocalFeatures(tensors[layer][: stop - start], where)
+                radii = self.radii.get(layer, ())
+                features[layer] = LocalFeatures(tensors[layer][: stop - start], where, radii)
             values = wanted.target.compute(features[layer])
             for position in bad:
                 values[position] = 0

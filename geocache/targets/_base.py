@@ -1,4 +1,4 @@
-"""What a target is: a statistic of one tapped tensor, stored a row an image, decoded a batch a step.
+"""What a target is: a statistic of one tapped tensor, stored row by row, decoded batch by batch.
 
 A target is a frozen dataclass; its fields are its parameters and go into the name of its array.
 It says how a row is stored, computes a batch of rows, and turns a stored batch into what losses
@@ -21,7 +21,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from geocache.errors import ConfigError, NumericError, ShapeError
-from geocache.geometry import check_finite, minimum_spanning_tree, nearest_neighbours
+from geocache.geometry import (
+    affinity_contrasts,
+    check_finite,
+    minimum_spanning_tree,
+    nearest_neighbours,
+)
 
 __all__ = ["LocalFeatures", "RowStorage", "Target", "node_dtype", "to_half"]
 
@@ -46,17 +51,36 @@ class RowStorage:
 class LocalFeatures:
     """One batch of a tapped tensor, with the geometry that several targets share computed once."""
 
-    def __init__(self, features: Float[Tensor, "batch channels *grid"], where: str) -> None:
-        """Hold `features`; raise NumericError, naming `where`, if a value is NaN or infinite."""
+    def __init__(
+        self,
+        features: Float[Tensor, "batch channels *grid"],
+        where: str,
+        radii: tuple[int, ...] = (),
+    ) -> None:
+        """Hold `features`; `radii` are those whose affinities will be asked for.
+
+        Raises NumericError, naming `where`, if a value is NaN or infinite.
+        """
         check_finite(features, where)
         self.features = features.detach()
         self.where = where
+        self._radii = radii
+        self._affinities: dict[int, Tensor] = {}
         self._neighbours: Tensor | None = None
 
     @cached_property
     def tree(self) -> Int[Tensor, "batch n"]:
         """The minimum spanning tree's parents."""
         return minimum_spanning_tree(self.features)
+
+    def affinity(self, radius: int) -> Float[Tensor, "batch n"]:
+        """J within `radius` hops on the tree, computed for all expected radii at once."""
+        if radius not in self._affinities:
+            radii = tuple(sorted({*self._radii, radius}))
+            x = self.features
+            values = affinity_contrasts(x, parents=self.tree.to(x.device), radii=radii)
+            self._affinities = dict(zip(radii, values.unbind(1), strict=True))
+        return self._affinities[radius]
 
     def neighbours(self, k: int) -> Int[Tensor, "batch n k"]:
         """The k nearest neighbours; a shorter list is the front of a longer one."""
@@ -81,7 +105,7 @@ class Target(ABC):
     @classmethod
     @abstractmethod
     def from_suffix(cls, suffix: str) -> Self:
-        """Build it from what follows `kind.` in an array's name; raise ConfigError if unreadable."""
+        """Build it from what follows `kind.` in an array's name; ConfigError if unreadable."""
 
     @abstractmethod
     def storage(self, shape: tuple[int, ...]) -> RowStorage:

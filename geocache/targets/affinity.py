@@ -7,15 +7,15 @@ to 2.4e-4 near 1, in the same two bytes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from geocache.errors import ConfigError
 from geocache.geometry import affinity_contrast
-from geocache.targets._base import LocalFeatures, RowStorage, Target, grid_nodes, whole_number
+from geocache.targets._base import LocalFeatures, RowStorage
+from geocache.targets._neighbourhood import NeighbourhoodTarget
 
 __all__ = ["TARGET", "Affinity"]
 
@@ -24,42 +24,14 @@ _OFFSET = 32_768
 
 
 @dataclass(frozen=True)
-class Affinity(Target):
+class Affinity(NeighbourhoodTarget):
     """Store J over the nodes within `radius` hops on the tree, or over the `k` nearest."""
 
-    radius: int | None = None
-    k: int | None = None
     kind: ClassVar[str] = "affinity"
-
-    def __post_init__(self) -> None:
-        """Refuse both or neither."""
-        if (self.radius is None) == (self.k is None):
-            raise ConfigError(
-                "target 'affinity' needs either radius or k, as in affinity:radius=5."
-            )
-
-    @property
-    def array_name(self) -> str:
-        """`affinity.r5` or `affinity.k16`."""
-        return f"{self.kind}.{f'r{self.radius}' if self.radius else f'k{self.k}'}"
-
-    @classmethod
-    def from_suffix(cls, suffix: str) -> Self:
-        """Read the radius or k."""
-        if suffix.startswith("r"):
-            return cls(radius=whole_number(suffix[1:], "affinity's radius"))
-        if suffix.startswith("k"):
-            return cls(k=whole_number(suffix[1:], "affinity's k"))
-        raise ConfigError(f"target 'affinity' needs radius or k, got '{suffix}'.")
 
     def storage(self, shape: tuple[int, ...]) -> RowStorage:
         """Store (node,) int16, linear in J, in the convention that xarray decodes by itself."""
-        n = grid_nodes(shape, self.kind)
-        if self.k is not None and self.k >= n:
-            raise ConfigError(
-                f"affinity's k must be below the layer's {n} positions, got {self.k}. "
-                "Choose a smaller k or a layer with a larger grid."
-            )
+        n = self.nodes(shape)
         scale = {"scale_factor": 1 / _STEPS, "add_offset": _OFFSET / _STEPS}
         return RowStorage("int16", (n,), ("node",), {"grid": list(shape[1:]), **scale})
 
@@ -67,7 +39,7 @@ class Affinity(Target):
         """Return J in fixed point."""
         x = features.features
         if self.radius is not None:
-            values = affinity_contrast(x, parents=features.tree.to(x.device), radius=self.radius)
+            values = features.affinity(self.radius)
         else:
             assert self.k is not None
             lists = features.neighbours(self.k)
