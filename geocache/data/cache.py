@@ -95,6 +95,15 @@ class Cache:
                 rows[view, group] = max(count, rows.get((view, group), 0))
         return rows
 
+    def left_out(self, layout: ArrayLayout) -> dict[int, str]:
+        """Return the rows whose image could not be read when they were committed, and why."""
+        bad: dict[int, str] = {}
+        for name in self.objects.list(layout.receipts):
+            if _RECEIPT.fullmatch(name):
+                notes = json.loads(self.objects.get(f"{layout.receipts}/{name}")).get("bad", {})
+                bad.update({int(row): why for row, why in notes.items()})
+        return bad
+
     def target_names(self) -> tuple[str, ...]:
         """Return the targets of which some rows are built, `logits` or `LAYER/ARRAY`."""
         return tuple(
@@ -106,8 +115,9 @@ class Cache:
     def n_built(self, name: str) -> int:
         """Return how many rows of a target (or `images`) can be read, counted from the front."""
         layout = self.layouts.get(array_path(name))
-        if layout is None:
-            return 0
+        return 0 if layout is None else self._front(layout)
+
+    def _front(self, layout: ArrayLayout) -> int:
         rows = self.receipts(layout)
         fronts = []
         for view in range(layout.n_views or 1):
@@ -160,9 +170,10 @@ class Cache:
     @cached_property
     def eval_splits(self) -> tuple[str, ...]:
         """The evaluation splits that stand in the cache whole."""
-        names = [p.split("/")[1] for p in self.layouts if re.fullmatch(r"eval/[^/]+/images", p)]
         return tuple(
-            n for n in names if self.n_built(f"eval/{n}/images") == self._n_rows(f"eval/{n}/images")
+            path.split("/")[1]
+            for path, layout in self.layouts.items()
+            if re.fullmatch(r"eval/[^/]+/images", path) and self._front(layout) == layout.n_rows
         )
 
     @cached_property
@@ -192,12 +203,10 @@ class Cache:
         start, stop, _ = rows.indices(self.n_rows)
         if radius is not None:
             parents = torch.from_numpy(self.read(f"{layer}/mst", start, stop, view).astype("int32"))
-            masks: np.ndarray[Any, Any] = tree_mask(parents, radius).numpy()
-            return masks
+            return _bool_array(tree_mask(parents, radius))
         name = self.neighbour_list(layer, k or 1)
         lists = torch.from_numpy(self.read(name, start, stop, view).astype("int32"))
-        masks = knn_mask(lists, k).numpy()
-        return masks
+        return _bool_array(knn_mask(lists, k))
 
     def neighbour_list(self, layer: str, k: int) -> str:
         """Return the shortest stored `knn` target of a layer that holds k neighbours."""
@@ -210,9 +219,6 @@ class Cache:
             if size >= k:
                 return name
         raise self._missing(f"{layer}/knn.k{k}")
-
-    def _n_rows(self, name: str) -> int:
-        return self.layouts[array_path(name)].n_rows
 
     def _layout(self, name: str) -> ArrayLayout:
         layout = self.layouts.get(array_path(name))
@@ -228,14 +234,13 @@ class Cache:
             "Build it with `geocache build`."
         )
 
-    def _eval(self, part: str) -> Any:
+    def _eval(self, part: str) -> np.ndarray[Any, Any] | None:
         if not self.eval_splits:
             return None
-        split = self.about.get("eval") if self.about.get("eval") in self.eval_splits else None
-        name = f"eval/{split or self.eval_splits[-1]}/{part}"
-        return self._read(self._layout(name), 0, self._n_rows(name), 0)
+        layout = self.layouts[f"eval/{self.eval_splits[-1]}/{part}"]
+        return self._read(layout, 0, layout.n_rows, 0)
 
-    def _small(self, name: str) -> Any:
+    def _small(self, name: str) -> np.ndarray[Any, Any]:
         layout = self._layout(name)
         return self._read(layout, 0, layout.n_rows, 0)
 
@@ -259,3 +264,8 @@ class Cache:
             rows = decode_group(layout, group, self.objects.get(layout.object_key(group)))
             out[low - start : high - start] = rows[low - first : high - first]
         return out
+
+
+def _bool_array(mask: torch.Tensor) -> Bool[np.ndarray, "rows n n"]:
+    array: np.ndarray[Any, Any] = mask.numpy()
+    return array

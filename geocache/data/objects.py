@@ -34,7 +34,7 @@ class LocalObjects:
         return self.root.joinpath(*key.split("/"))
 
     def put(self, key: str, data: bytes) -> None:
-        """Write an object durably, replacing an old one; raise StorageError when the disk refuses."""
+        """Write an object durably, replacing an old one; StorageError when the disk refuses."""
         with self._temporary(key, data) as temporary:
             temporary.replace(self.path(key))
 
@@ -66,7 +66,7 @@ class LocalObjects:
     def list(self, prefix: str) -> list[str]:
         """Return the names right under a folder, sorted, leaving out unfinished writes."""
         try:
-            names = os.listdir(self.path(prefix))
+            names = [path.name for path in self.path(prefix).iterdir()]
         except FileNotFoundError:
             return []
         return sorted(name for name in names if not name.startswith(_TEMPORARY))
@@ -89,16 +89,17 @@ class LocalObjects:
         temporary = path.parent / f"{_TEMPORARY}{secrets.token_hex(8)}"
         try:
             _make_folders(path.parent)
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            yield temporary
-            temporary.unlink(missing_ok=True)
+            try:
+                with temporary.open("wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                yield temporary
+            finally:
+                with contextlib.suppress(OSError):
+                    temporary.unlink(missing_ok=True)
             _sync_folder(path.parent)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
             raise _refusal(error, key, self.root) from error
 
 

@@ -42,7 +42,8 @@ def encode_group(layout: ArrayLayout, group: Group, rows: np.ndarray[Any, Any]) 
     expected = (group.stop - group.start, *layout.row_shape)
     if rows.shape != expected or rows.dtype != np.dtype(layout.dtype):
         raise CacheError(
-            f"rows must be {layout.dtype} {expected}, got {rows.dtype} {rows.shape} ({layout.path})."
+            f"rows must be {layout.dtype} {expected}, got {rows.dtype} {rows.shape} "
+            f"({layout.path})."
         )
     held: dict[str, Any] = {}
     array = _array(layout, held)

@@ -46,21 +46,17 @@ def store_evaluation(
         if committed.get((group.view, group.index), 0) >= group.stop - group.start:
             continue
         chosen = order[group.start : group.stop]
-        images, bad = read_rows(dataset, chosen, image, max(2, os.cpu_count() or 1))
+        n_threads = max(2, os.cpu_count() or 1)
+        images, bad = read_rows(dataset, chosen, image, n_threads, size=image_shape[:2])
         if bad and not skip_bad:
             raise DataError(
                 f"{next(iter(bad.values()))} (evaluation split). Repair or remove it, or build "
                 "with --skip-bad."
             )
-        if images.shape[1:] != image_shape:
-            raise DataError(
-                f"evaluation images must be {image_shape} (height, width, channels) like the "
-                f"training images, got {images.shape[1:]}. Give a size."
-            )
-        for position in bad:
-            labels[group.start + position] = -1
-        writer.commit(layout, group, images)
+        reasons = {str(group.start + position): why for position, why in bad.items()}
+        writer.commit(layout, group, images, {"bad": reasons} if reasons else None)
         tell("evaluation split", group.stop, len(dataset))
+    labels[list(Cache(writer.objects.root).left_out(layout))] = -1
     writer.replace(small_layout(f"eval/{name}/labels", labels), labels)
     writer.publish(layout)
     return name

@@ -44,7 +44,7 @@ def target_class(kind: str) -> type[Target]:
 
 
 def target_from_name(name: str) -> LayerTarget:
-    """Read a name as it stands in a cache, `LAYER/KIND.PARAMETERS`; raise ConfigError if unreadable."""
+    """Read a name as it stands in a cache, `LAYER/KIND.PARAMETERS`; ConfigError if unreadable."""
     layer, _, array = name.rpartition("/")
     kind, _, suffix = array.partition(".")
     return _checked(target_class(kind).from_suffix(suffix), layer or None)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from torch import Tensor
 
+from geocache.errors import ShapeError
 from geocache.targets._base import LocalFeatures, RowStorage, Target, plain, to_half
 
 __all__ = ["TARGET", "Logits"]
@@ -32,7 +33,12 @@ class Logits(Target):
         return cls()
 
     def storage(self, shape: tuple[int, ...]) -> RowStorage:
-        """Store (class,) float16."""
+        """Store (class,) float16; raises ShapeError when the output is not one vector an image."""
+        if len(shape) != 1:
+            raise ShapeError(
+                f"the teacher's output must be one vector of logits an image, got shape {shape}. "
+                "Leave 'logits' out, or use a classifier."
+            )
         return RowStorage("float16", shape, ("class",))
 
     def compute(self, features: LocalFeatures) -> np.ndarray[Any, Any]:

@@ -41,8 +41,6 @@ def run(
 
     Raises ConfigError when the scheduler cannot be reached.
     """
-    from distributed import as_completed
-
     with _client(n_workers, scheduler) as client:
         n_live = max(1, len(client.scheduler_info(n_workers=-1)["workers"]))
         shared = client.scatter(job, broadcast=True, hash=False)
@@ -56,7 +54,7 @@ def run(
             return future
 
         first = [waiting.pop() for _ in range(min(_UNITS_PER_WORKER * n_live, len(waiting)))]
-        running = as_completed([submit(unit) for unit in first], loop=client.loop)
+        running = _distributed().as_completed([submit(unit) for unit in first], loop=client.loop)
         for future in running:
             unit = of_future.pop(future.key)
             if future.status == "finished":
@@ -73,11 +71,10 @@ def run(
 
 @contextmanager
 def _client(n_workers: int, scheduler: str | None) -> Iterator[Any]:
-    from distributed import Client, LocalCluster
-
+    distributed = _distributed()
     if scheduler is not None:
         try:
-            client = Client(scheduler, timeout="20s", set_as_default=False)
+            client = distributed.Client(scheduler, timeout="20s", set_as_default=False)
         except (OSError, ValueError) as error:
             raise ConfigError(
                 f"--scheduler must be the address of a running Dask scheduler, got '{scheduler}' "
@@ -87,7 +84,7 @@ def _client(n_workers: int, scheduler: str | None) -> Iterator[Any]:
             yield client
         return
     with (
-        LocalCluster(
+        distributed.LocalCluster(
             n_workers=n_workers,
             threads_per_worker=1,
             processes=True,
@@ -95,6 +92,13 @@ def _client(n_workers: int, scheduler: str | None) -> Iterator[Any]:
             silence_logs=logging.CRITICAL,
             memory_limit=0,
         ) as cluster,
-        Client(cluster, set_as_default=False) as client,
+        distributed.Client(cluster, set_as_default=False) as client,
     ):
         yield client
+
+
+def _distributed() -> Any:
+    """Import distributed when it is needed; it has no types."""
+    import distributed
+
+    return distributed
