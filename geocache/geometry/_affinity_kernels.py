@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from geocache.geometry._compile import compiled
+from geocache.geometry._compile import compiled, compiled_sum
 from geocache.geometry._distance_kernels import power_of_two_scale
 from geocache.geometry._tree_kernels import (
     heights,
@@ -35,49 +35,19 @@ __all__ = ["list_backward", "list_forward", "tree_backward", "tree_forward"]
 _CONSTANT = 1e-12
 
 
-@compiled
+@compiled_sum
 def _dot(a: Any, b: Any, n: int) -> Any:
-    """Return a . b in eight running sums, which the compiler turns into one vector register."""
-    zero = a.dtype.type(0)
-    s0, s1, s2, s3, s4, s5, s6, s7 = zero, zero, zero, zero, zero, zero, zero, zero
-    c = 0
-    while c + 8 <= n:
-        s0 += a[c] * b[c]
-        s1 += a[c + 1] * b[c + 1]
-        s2 += a[c + 2] * b[c + 2]
-        s3 += a[c + 3] * b[c + 3]
-        s4 += a[c + 4] * b[c + 4]
-        s5 += a[c + 5] * b[c + 5]
-        s6 += a[c + 6] * b[c + 6]
-        s7 += a[c + 7] * b[c + 7]
-        c += 8
-    total = ((s0 + s1) + (s2 + s3)) + ((s4 + s5) + (s6 + s7))
-    while c < n:
+    total = a.dtype.type(0)
+    for c in range(n):
         total += a[c] * b[c]
-        c += 1
     return total
 
 
-@compiled
+@compiled_sum
 def _sum_from(a: Any, origin: Any, n: int) -> Any:
-    """Return the sum of a - origin in eight running sums."""
-    zero = a.dtype.type(0)
-    s0, s1, s2, s3, s4, s5, s6, s7 = zero, zero, zero, zero, zero, zero, zero, zero
-    i = 0
-    while i + 8 <= n:
-        s0 += a[i] - origin
-        s1 += a[i + 1] - origin
-        s2 += a[i + 2] - origin
-        s3 += a[i + 3] - origin
-        s4 += a[i + 4] - origin
-        s5 += a[i + 5] - origin
-        s6 += a[i + 6] - origin
-        s7 += a[i + 7] - origin
-        i += 8
-    total = ((s0 + s1) + (s2 + s3)) + ((s4 + s5) + (s6 + s7))
-    while i < n:
+    total = a.dtype.type(0)
+    for i in range(n):
         total += a[i] - origin
-        i += 1
     return total
 
 

@@ -20,7 +20,7 @@ from typing import Any, TypeVar, cast
 import numba
 import torch
 
-__all__ = ["compiled", "over_images"]
+__all__ = ["compiled", "compiled_sum", "over_images"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -55,6 +55,15 @@ _forget_stale_kernels()
 def compiled(function: F) -> F:
     """Compile `function` on first use: no interpreter lock, no fast-math, kept on disk."""
     return cast("F", numba.njit(nogil=True, cache=True, error_model="numpy")(function))
+
+
+def compiled_sum(function: F) -> F:
+    """Compile a reduction whose terms may be added in any order, in vector registers.
+
+    The order is the compiler's: equal on equal processors, not on all.
+    """
+    options = {"nogil": True, "cache": True, "error_model": "numpy"}
+    return cast("F", numba.njit(**options, fastmath={"reassoc", "contract"})(function))
 
 
 def over_images(kernel: Callable[..., Any], n_images: int, *arguments: Any) -> None:

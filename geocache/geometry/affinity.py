@@ -120,8 +120,8 @@ def _check_positions(x: Tensor, neighbourhood: Tensor) -> None:
     if neighbourhood.shape[:2] != (x.shape[0], x.shape[2]):
         raise ShapeError(
             f"features and neighbourhoods must agree in (batch, N), got {x.shape[0]}, "
-            f"{x.shape[2]} features and {tuple(neighbourhood.shape[:2])} neighbourhoods. Pair layers whose grids "
-            "have the same height and width."
+            f"{x.shape[2]} features and {tuple(neighbourhood.shape[:2])} neighbourhoods. Pair "
+            "layers whose grids have the same height and width."
         )
 
 
