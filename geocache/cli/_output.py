@@ -1,0 +1,81 @@
+"""How results look: aligned tables, numbers with units, JSON documents. All go to stdout."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+__all__ = ["command_line", "percent", "print_json", "print_pairs", "print_table", "size_text"]
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print aligned columns; those that hold numbers alone stand to the right."""
+    cells = [[str(value) for value in row] for row in rows]
+    widths = [
+        max(len(name), *(len(row[i]) for row in cells)) if cells else len(name)
+        for i, name in enumerate(header)
+    ]
+    right = [
+        bool(cells) and all(row[i][:1].isdigit() or row[i] in ("", "-") for row in cells)
+        for i in range(len(header))
+    ]
+    for row in [list(header), *cells]:
+        parts = [
+            cell.rjust(width) if to_right else cell.ljust(width)
+            for cell, width, to_right in zip(row, widths, right, strict=True)
+        ]
+        click.echo("  ".join(parts).rstrip())
+
+
+def print_pairs(pairs: dict[str, object]) -> None:
+    """Print `name  value` lines with the values aligned."""
+    width = max(map(len, pairs))
+    for name, value in pairs.items():
+        click.echo(f"{name.ljust(width)}  {value}")
+
+
+def print_json(document: Any) -> None:
+    """Print one JSON document; dataclasses and paths are turned into plain values."""
+    click.echo(json.dumps(_plain(document), indent=2))
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def size_text(n_bytes: float) -> str:
+    """Return `812 B`, `3.2 KB`, `1.4 GB`."""
+    for unit in ("B", "KB", "MB", "GB"):
+        if n_bytes < 1000:
+            return f"{n_bytes:.0f} B" if unit == "B" else f"{n_bytes:.1f} {unit}"
+        n_bytes /= 1000
+    return f"{n_bytes:.1f} TB"
+
+
+def percent(accuracy: float | None) -> str:
+    """Return `81.03 %`, or `-` where nothing was measured."""
+    return "-" if accuracy is None else f"{100 * accuracy:.2f} %"
+
+
+def command_line(*words: object, **flags: object) -> str:
+    """Return `geocache WORDS --flag VALUE ...`, quoted for a shell; None and False are left out."""
+    parts = ["geocache", *map(str, words)]
+    for name, value in flags.items():
+        for one in value if isinstance(value, tuple) else (value,):
+            if one is True:
+                parts.append(f"--{name}")
+            elif one is not None and one is not False:
+                parts += [f"--{name}", str(one)]
+    return shlex.join(parts)

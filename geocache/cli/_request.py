@@ -1,0 +1,126 @@
+"""From a recipe to a build request and to the cache that its losses read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from geocache.cli._output import command_line
+from geocache.data.cache import Cache, open_cache
+from geocache.data.catalog import list_caches, store_root
+from geocache.data.datasets import open_dataset
+from geocache.data.images import ImageSpec
+from geocache.errors import CacheError, ConfigError, MissingDataError, MissingTargetError
+from geocache.models import build_model, load_weights, state_digest
+from geocache.pipeline.build import BuildRequest, build
+from geocache.student_train import Recipe, required_targets
+from geocache.student_train.recipe import TeacherTable
+from geocache.targets import target_from_name
+
+__all__ = ["cache_of", "request_of"]
+
+
+def request_of(recipe: Recipe, **settings: Any) -> BuildRequest:
+    """Return what to build for a recipe: exactly the targets of its losses, and the images.
+
+    `settings` are further fields of BuildRequest; None leaves the recipe's or the default. Raises
+    ConfigError for a recipe without a teacher, MissingDataError for absent data.
+    """
+    data = recipe.data
+    if not recipe.teacher:
+        raise ConfigError(
+            "recipe must have a [teacher] to build a cache from, got none. Its student trains from "
+            "the data set itself: `geocache train`."
+        )
+    teacher = recipe.teacher[0]
+    evaluation = None
+    if data.eval_split is not None:
+        evaluation = open_dataset(
+            data.dataset, root=data.root, split=data.eval_split, options=data.options
+        )
+    fields: dict[str, Any] = {
+        "dataset": open_dataset(
+            data.dataset, root=data.root, split=data.split, options=data.options
+        ),
+        "model": teacher.model,
+        "weights": teacher.weights,
+        "options": teacher.options,
+        "n_classes": teacher.n_classes,
+        "mean": teacher.mean,
+        "std": teacher.std,
+        "targets": tuple(target_from_name(name) for name in required_targets(recipe)[teacher.name]),
+        "image": ImageSpec(data.image_size()),
+        "evaluation": evaluation,
+        "limit": data.limit,
+        # The student reads its pixels from the cache, however large they are.
+        "images": True,
+    }
+    given = {name: value for name, value in settings.items() if value is not None}
+    return BuildRequest(**{**fields, **given})
+
+
+def cache_of(
+    recipe: Recipe, recipe_path: str, *, store: str | None, cache: str | None, overrides: Any
+) -> Cache:
+    """Return the cache that a recipe's losses read, found by its identity, and whole.
+
+    `cache` (or `cache` in [teacher]) names it instead; where the data set is absent, the only cache
+    in the store whose teacher fits is taken. Raises CacheError or MissingTargetError, with the
+    command that builds what is missing.
+    """
+    teacher = recipe.teacher[0]
+    named = cache or teacher.cache
+    if named is not None:
+        return open_cache(named, store)
+    try:
+        report = build(request_of(recipe, store=store, dry_run=True))
+    except MissingDataError as error:
+        return _only_fitting(teacher, store, error)
+    if not report.n_units:
+        return Cache(report.path)
+    command = command_line("build", recipe_path, set=overrides, store=store)
+    remedy = f"Run `{command}`, or train with --build."
+    if not (report.path / "zarr.json").exists():
+        raise CacheError(
+            f"cache of this teacher and data must be built before training, got none "
+            f"(key {report.key[:12]} in {store_root(store)}). {remedy}"
+        )
+    found = Cache(report.path)
+    wanted = ("images", *required_targets(recipe)[teacher.name])
+    missing = [name for name in wanted if found.n_built(name) < report.n_asked]
+    raise MissingTargetError(
+        f"cache {report.key[:12]} must hold {', '.join(wanted)} for {report.n_asked:,} rows, but "
+        f"{', '.join(missing) or 'some rows'} {'is' if len(missing) == 1 else 'are'} missing or "
+        f"incomplete. {remedy}"
+    )
+
+
+def _only_fitting(teacher: TeacherTable, store: str | None, reason: MissingDataError) -> Cache:
+    """Return the only cache in the store that this teacher made."""
+    entries = list_caches(store_root(store))
+    fitting = [c for c in (Cache(entry.path) for entry in entries) if _fits(teacher, c)]
+    if len(fitting) == 1:
+        return fitting[0]
+    found = ", ".join(c.key[:12] for c in fitting) or "none"
+    raise MissingDataError(
+        f"{str(reason).rstrip('.')}. Without the data set the cache must be named, or be the only "
+        f"one of teacher '{teacher.model}' in {store_root(store)}, got {found}. Give --cache KEY."
+    )
+
+
+def _fits(teacher: TeacherTable, cache: Cache) -> bool:
+    made: Mapping[str, Any] = cache.identity["teacher"]
+    same = (made["model"], made["options"], tuple(made["mean"]), tuple(made["std"]))
+    if same != (teacher.model, teacher.options, teacher.mean, teacher.std):
+        return False
+    if teacher.weights is None:
+        return True
+    height, width, channels = cache.image_shape
+    model = build_model(
+        teacher.model,
+        n_classes=made["n_classes"],
+        input_shape=(channels, height, width),
+        options=teacher.options,
+    )
+    load_weights(model, teacher.weights)
+    return state_digest(model) == str(made["weights"])

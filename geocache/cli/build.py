@@ -1,0 +1,215 @@
+"""`geocache build`: compute and store what a cache lacks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from geocache.cli._main import work_kept
+from geocache.cli._options import (
+    FLOATS,
+    KEY_VALUE,
+    SIZE,
+    as_json,
+    options_of,
+    set_option,
+    store_option,
+)
+
+if TYPE_CHECKING:
+    from geocache.pipeline.build import BuildReport, BuildRequest
+
+_BAD_ROWS_SHOWN = 5
+
+# What a recipe says itself, by parameter and as the user writes it.
+_FIXED_BY_RECIPE = {
+    "dataset": "--dataset",
+    "split": "--split",
+    "dataset_option": "--dataset-option",
+    "teacher": "--teacher",
+    "weights": "--weights",
+    "target": "--target",
+    "mean": "--mean",
+    "std": "--std",
+    "size": "--size",
+    "eval_dataset": "--eval-dataset",
+    "eval_split": "--eval-split",
+    "n_classes": "--n-classes",
+    "teacher_option": "--teacher-option",
+}
+
+
+@click.command("build")
+@click.argument("recipe", required=False, type=click.Path(dir_okay=False))
+@set_option
+@click.option("--dataset", metavar="NAME[:DIR]", help="Data set; imagefolder:DIR is one split.")
+@click.option("--split", metavar="NAME", help="Its split.  [default: train]")
+@click.option("--dataset-option", type=KEY_VALUE, multiple=True, help="Option of the data set.")
+@click.option("--teacher", metavar="MODEL", help="Registered name, torchvision:NAME, module:call.")
+@click.option("--weights", metavar="FILE", help="Checkpoint of the teacher.")
+@click.option(
+    "--target",
+    multiple=True,
+    metavar="KIND[:K=V]@LAYER",
+    help="What to store: logits, mst@layer2, affinity:radius=2,5@layer2; repeatable.",
+)
+@click.option("--mean", type=FLOATS, help="The teacher's normalisation.  [default: ImageNet's]")
+@click.option("--std", type=FLOATS, help="The same.")
+@click.option("--size", type=SIZE, help="Resize and crop images to this; one number: square.")
+@click.option("--eval-dataset", metavar="NAME[:DIR]", help="Evaluation split to keep a copy of.")
+@click.option("--eval-split", metavar="NAME", help="Its split.  [default: test]")
+@click.option("--n-classes", type=click.IntRange(1), help="The teacher's, if not the data set's.")
+@click.option("--teacher-option", type=KEY_VALUE, multiple=True, help="Option of the teacher.")
+@store_option
+@click.option("--executor", type=click.Choice(["dask", "serial"]), help="[default: dask]")
+@click.option("--workers", type=click.IntRange(1), help="Processes of Dask's local cluster.")
+@click.option("--scheduler", metavar="ADDRESS", help="A running Dask cluster instead.")
+@click.option("--device", metavar="auto|cpu|cuda", help="Where the teacher runs.  [default: auto]")
+@click.option("--batch-size", type=click.IntRange(1), help="Images a forward pass. [default: 256]")
+@click.option("--threads", type=click.IntRange(1), help="torch's threads in each process.")
+@click.option("--limit", type=click.IntRange(1), metavar="ROWS", help="Only the first rows.")
+@click.option("--images/--no-images", default=None, help="Store pixels.  [default: if small]")
+@click.option("--skip-bad", is_flag=True, help="Leave unreadable images out instead of failing.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done; write nothing.")
+@as_json
+def command(recipe: str | None, as_json: bool, **flags: Any) -> None:
+    """Build the cache of a RECIPE.toml, or of --dataset, --teacher and --target.
+
+    What the cache holds already is not computed again. A recipe stores exactly the targets that its
+    losses need.
+    """
+    _check_usage(recipe, flags)
+    from geocache.cli._progress import Meter
+    from geocache.pipeline.build import build
+
+    with (
+        Meter(quiet=as_json) as meter,
+        work_kept("what was committed is kept; the same command goes on from there."),
+    ):
+        report = build(_request(recipe, flags), meter)
+    _print(report, as_json=as_json, dry_run=flags["dry_run"])
+    if report.failures:
+        click.get_current_context().exit(1)
+
+
+def _check_usage(recipe: str | None, flags: dict[str, Any]) -> None:
+    if recipe is not None:
+        for name, option in _FIXED_BY_RECIPE.items():
+            if flags[name] not in (None, ()):
+                raise click.UsageError(
+                    f"{option} cannot be mixed with a recipe, which says it itself. "
+                    "Change the recipe, or use --set TABLE.KEY=VALUE."
+                )
+    else:
+        if flags["overrides"]:
+            raise click.UsageError("--set changes a recipe, and none is given.")
+        for name, option in (("dataset", "--dataset"), ("teacher", "--teacher")):
+            if flags[name] is None:
+                raise click.UsageError(f"Give a RECIPE.toml, or {option}.")
+        if not flags["target"]:
+            raise click.UsageError("Give at least one --target, as in --target logits.")
+    if flags["scheduler"] and (flags["workers"] or flags["executor"] == "serial"):
+        raise click.UsageError("--scheduler cannot be mixed with --workers or --executor serial.")
+
+
+def _request(recipe: str | None, flags: dict[str, Any]) -> BuildRequest:
+    settings = {
+        "store": flags["store"],
+        "images": flags["images"],
+        "limit": flags["limit"],
+        "executor": flags["executor"],
+        "n_workers": flags["workers"],
+        "scheduler": flags["scheduler"],
+        "device": flags["device"],
+        "batch_size": flags["batch_size"],
+        "n_threads": flags["threads"],
+        "skip_bad": flags["skip_bad"],
+        "dry_run": flags["dry_run"],
+    }
+    if recipe is not None:
+        from geocache.cli._request import request_of
+        from geocache.student_train import load_recipe
+
+        return request_of(load_recipe(recipe, flags["overrides"]), **settings)
+    return _request_of_flags(flags, settings)
+
+
+def _request_of_flags(flags: dict[str, Any], settings: dict[str, Any]) -> BuildRequest:
+    from geocache.data.datasets import open_dataset
+    from geocache.data.images import ImageSpec
+    from geocache.pipeline.build import BuildRequest
+    from geocache.targets import parse_target
+
+    options = options_of(flags["dataset_option"])
+    targets = dict.fromkeys(t for text in flags["target"] for t in parse_target(text))
+    evaluation = None
+    if flags["eval_dataset"]:
+        evaluation = open_dataset(
+            flags["eval_dataset"], split=flags["eval_split"] or "test", options=options
+        )
+    size = flags["size"]
+    given = {
+        "weights": flags["weights"],
+        "n_classes": flags["n_classes"],
+        "mean": flags["mean"],
+        "std": flags["std"],
+        "evaluation": evaluation,
+        "image": size and ImageSpec((size[0], size[-1])),
+        **settings,
+    }
+    return BuildRequest(
+        dataset=open_dataset(flags["dataset"], split=flags["split"], options=options),
+        model=flags["teacher"],
+        options=options_of(flags["teacher_option"]),
+        targets=tuple(targets),
+        **{name: value for name, value in given.items() if value is not None},
+    )
+
+
+def _print(report: BuildReport, *, as_json: bool, dry_run: bool) -> None:
+    from geocache.cli._output import print_json, print_pairs, size_text
+
+    for failure in report.failures:
+        reason = " ".join(failure.reason.split())
+        click.echo(
+            f"geocache: rows {failure.start} to {failure.stop - 1} were not built: {reason}",
+            err=True,
+        )
+    per_row = {} if dry_run else _bytes_per_row(report.path)
+    rate = report.rows_built / report.elapsed_s if report.elapsed_s else 0.0
+    if as_json:
+        print_json({**vars(report), **per_row, "rows_per_s": rate})
+        return
+    pairs: dict[str, object] = {"key": report.key, "path": report.path}
+    if dry_run:
+        pairs["rows"] = f"{report.n_asked:,} of {report.n_rows:,}"
+        pairs["missing"] = f"{report.n_units:,} row groups, {size_text(report.n_bytes_planned)}"
+    else:
+        done = f"{report.rows_built:,} built" if report.n_units else "nothing to do"
+        pairs["rows"] = f"{report.n_asked:,} of {report.n_rows:,} asked for, {done}"
+        targets, images = per_row["target_bytes_per_row"], per_row["image_bytes_per_row"]
+        pairs["bytes a row"] = f"{targets:,.0f} targets, {images:,.0f} images"
+        pairs["seconds"] = f"{report.elapsed_s:.1f}"
+        if report.rows_built:
+            pairs["rows/s"] = f"{rate:,.0f}"
+    print_pairs(pairs)
+    _print_bad(report.bad)
+
+
+def _bytes_per_row(path: Path) -> dict[str, float]:
+    from geocache.data.cache import Cache
+    from geocache.data.summary import describe_cache
+
+    about = describe_cache(Cache(path))
+    return {name: about[name] for name in ("target_bytes_per_row", "image_bytes_per_row")}
+
+
+def _print_bad(bad: Any) -> None:
+    if bad:
+        click.echo(f"{len(bad)} images were left out:", err=True)
+    for row, reason in list(bad.items())[:_BAD_ROWS_SHOWN]:
+        click.echo(f"  row {row}: {reason}", err=True)
+    if len(bad) > _BAD_ROWS_SHOWN:
+        click.echo("  ... `geocache show` counts them all.", err=True)

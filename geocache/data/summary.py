@@ -1,0 +1,64 @@
+"""Describe caches as plain data: what a list of caches and a look at one of them show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from geocache.data.cache import Cache, target_name
+from geocache.data.layout import ArrayLayout
+from geocache.data.objects import LocalObjects
+
+__all__ = ["describe_array", "describe_cache", "stored_bytes"]
+
+
+def describe_cache(cache: Cache) -> dict[str, Any]:
+    """Return a cache's identity, rows, arrays and sizes as a JSON document."""
+    arrays = [describe_array(cache, layout) for layout in cache.layouts.values()]
+    targets = cache.target_names()
+    per_row = {array["name"]: array["bytes_per_row"] for array in arrays}
+    return {
+        "key": cache.key,
+        "path": str(cache.path),
+        "teacher": cache.identity["teacher"],
+        "data": cache.identity["data"],
+        "views": cache.identity["views"],
+        "n_rows": cache.n_rows,
+        "n_valid": int(cache.valid.sum()),
+        "classes": list(cache.classes),
+        "image_shape": list(cache.image_shape),
+        "eval_splits": list(cache.eval_splits),
+        "targets": list(targets),
+        "target_bytes_per_row": sum(per_row[name] for name in targets),
+        "image_bytes_per_row": per_row.get("images", 0.0),
+        "n_bytes": sum(array["n_bytes"] for array in arrays),
+        "arrays": arrays,
+    }
+
+
+def describe_array(cache: Cache, layout: ArrayLayout) -> dict[str, Any]:
+    """Return one array's shape, progress and size; `bytes_per_row` is what a row takes on disk."""
+    name = target_name(layout.path)
+    n_committed = sum(cache.receipts(layout).values())
+    n_bytes = stored_bytes(cache.objects, layout)
+    return {
+        "name": name,
+        "dtype": layout.dtype,
+        "shape": list(layout.shape),
+        "n_rows": layout.n_rows,
+        "n_built": cache.n_built(name),
+        "n_bytes": n_bytes,
+        "bytes_per_row": n_bytes / n_committed if n_committed else 0.0,
+    }
+
+
+def stored_bytes(objects: LocalObjects, layout: ArrayLayout) -> int:
+    """Return the bytes of an array's objects on disk."""
+    return sum(_size(objects.path(layout.object_key(group))) for group in layout.groups())
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return 0
