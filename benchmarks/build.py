@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,9 +50,11 @@ def main() -> None:
         spec = TeacherSpec(model, None, 10, (3, 32, 32), (0.5,) * 3, (0.25,) * 3)
         with Teacher(spec) as fast, Teacher(spec) as plain, tempfile.TemporaryDirectory() as stores:
             plain.model.to(memory_format=torch.contiguous_format)
-            number = itertools.count()
+            numbers = itertools.count()
 
-            def build_all(model: str = model, stores: str = stores) -> object:
+            def build_all(
+                model: str = model, stores: str = stores, number: Any = numbers
+            ) -> object:
                 return build(
                     BuildRequest(
                         dataset=dataset,
