@@ -39,6 +39,7 @@ for module, name in (("knn", "nearest_neighbours"), ("mst", "minimum_spanning_tr
     setattr(geocache.geometry, name, checked)
 
 import torch  # noqa: E402
+from hypothesis import settings  # noqa: E402
 
 from geocache.data.cache import Cache  # noqa: E402
 from geocache.data.datasets import open_dataset  # noqa: E402
@@ -46,6 +47,10 @@ from geocache.pipeline.build import BuildRequest, build  # noqa: E402
 from geocache.targets import parse_target  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parent / "reference"))
+
+# The same examples in every run, and no clock: tests share their machine.
+settings.register_profile("geocache", deadline=None, derandomize=True, database=None)
+settings.load_profile("geocache")
 
 SMALL_CACHE_TARGETS = (
     "logits",

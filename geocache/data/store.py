@@ -8,9 +8,10 @@ fetched before they are decoded.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -126,9 +127,7 @@ def _array(layout: ArrayLayout, held: dict[str, Any]) -> Any:
         "unit_rows": layout.unit_rows,
     }
     attributes = {**layout.attributes, "geocache": {**layout.attributes.get("geocache", {}), **own}}
-    with warnings.catch_warnings():
-        # zarr says of every numcodecs codec that it stands outside the core specification.
-        warnings.filterwarnings("ignore", message="Numcodecs codecs are not in the Zarr version 3")
+    with _quiet_about_numcodecs() if layout.packed else contextlib.nullcontext():
         return zarr.create_array(
             MemoryStore(held),
             shape=layout.shape,
@@ -142,6 +141,17 @@ def _array(layout: ArrayLayout, held: dict[str, Any]) -> Any:
             attributes=attributes,
             config={"write_empty_chunks": True},
         )
+
+
+@contextlib.contextmanager
+def _quiet_about_numcodecs() -> Iterator[None]:
+    """Pass over what zarr says of every numcodecs codec: that it is outside the core specification.
+
+    Warning filters belong to the process, not to the thread: touch them only where it must be.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Numcodecs codecs are not in the Zarr version 3")
+        yield
 
 
 def _packing() -> list[Any]:

@@ -59,7 +59,7 @@ class Teacher:
             load_weights(self.model, spec.weights)
         # Channels last is 1.8 times faster on a CPU (ResNet-20, batch 64) and no slower on a GPU.
         self.model.eval().requires_grad_(False)
-        self.model.to(device=device, memory_format=torch.channels_last)
+        self.model.to(device).to(memory_format=torch.channels_last)
         self.device = device
         self._mean = torch.tensor(spec.mean, device=device).view(1, -1, 1, 1)
         self._std = torch.tensor(spec.std, device=device).view(1, -1, 1, 1)
