@@ -28,8 +28,7 @@ class Meter:
 
     def __init__(self, unit: str = "rows", *, quiet: bool = False) -> None:
         self.unit, self.quiet = unit, quiet
-        self.done = 0
-        self._phase = ""
+        self._phase, self._first = "", 0
         self._started = self._said = time.monotonic()
         self._bar: rich_progress.Progress | None = None
         self._task: Any = None
@@ -49,15 +48,15 @@ class Meter:
         if self._bar is not None:
             self._bar.stop()
 
-    def __call__(self, phase: str, done: int, total: int) -> None:
+    def __call__(self, phase: str, done: int, total: int, unit: str | None = None) -> None:
         """Show that `done` of `total` units of `phase` are done."""
+        unit = unit or self.unit
         if phase != self._phase:
-            self._begin(phase, total)
-        self.done = done
+            self._begin(phase, done, total, unit)
         if self._bar is not None:
             self._bar.update(self._task, completed=done, total=total)
         elif time.monotonic() - self._said >= _SECONDS_BETWEEN_LINES:
-            self.say(self._line(done, total))
+            self.say(f"{phase}: {done:,} of {total:,} {unit}{self._rate(done, total)}")
 
     def say(self, text: str) -> None:
         """Print a line of its own above the bar."""
@@ -69,15 +68,17 @@ class Meter:
         else:
             click.echo(text, err=True)
 
-    def _begin(self, phase: str, total: int) -> None:
-        self._phase, self._started = phase, time.monotonic()
+    def _begin(self, phase: str, done: int, total: int, unit: str) -> None:
+        self._phase, self._first, self._started = phase, done, time.monotonic()
         if self._bar is not None:
-            self._task = self._bar.add_task(phase, total=total, unit=self.unit)
+            self._task = self._bar.add_task(phase, total=total, unit=unit)
 
-    def _line(self, done: int, total: int) -> str:
-        rate = done / max(time.monotonic() - self._started, 1e-9)
-        left = f" ({rate:,.0f}/s, {(total - done) / rate:.0f} s left)" if done else ""
-        return f"{self._phase}: {done:,} of {total:,} {self.unit}{left}"
+    def _rate(self, done: int, total: int) -> str:
+        elapsed_s = time.monotonic() - self._started
+        if done <= self._first or elapsed_s <= 0:
+            return ""
+        rate = (done - self._first) / elapsed_s
+        return f" ({rate:,.0f}/s, {(total - done) / rate:.0f} s left)"
 
 
 def _bar() -> rich_progress.Progress:
