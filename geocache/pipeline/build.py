@@ -32,7 +32,7 @@ from geocache.data.images import ImageSpec, image_size
 from geocache.data.layout import ArrayLayout
 from geocache.data.objects import LocalObjects
 from geocache.data.writer import CacheWriter, create_cache, small_layout
-from geocache.errors import ConfigError, StorageError
+from geocache.errors import ConfigError, DataError, StorageError
 from geocache.pipeline.evaluation import store_evaluation
 from geocache.pipeline.plan import Unit, missing_bytes, plan_units
 from geocache.pipeline.teacher import Teacher, TeacherSpec, check_probe
@@ -117,6 +117,7 @@ def build(request: BuildRequest, progress: Progress | None = None) -> BuildRepor
     started = time.monotonic()
     tell = progress or (lambda phase, done, total: None)
     dataset = request.dataset
+    _check_classes(dataset, request.evaluation)
     digests = dataset.digests(lambda done: tell("reading", done, len(dataset)))
     order = row_order(digests, dataset.labels)
     # The teacher sees RGB of one size; another size later on is an error that names the sample.
@@ -174,6 +175,7 @@ def build(request: BuildRequest, progress: Progress | None = None) -> BuildRepor
     job = Job(
         cache_path=str(path),
         teacher=teacher_spec,
+        weights_digest=document["teacher"]["weights"],
         dataset=dataset,
         image=request.image,
         image_shape=image_shape,
@@ -243,6 +245,21 @@ def _finished(report: BuildReport, outcomes: Sequence[Outcome], started: float) 
         failures=failures,
         bad={row: why for o in outcomes for row, why in o.bad.items()},
     )
+
+
+def _check_classes(dataset: ImageDataset, evaluation: ImageDataset | None) -> None:
+    """Refuse an evaluation split whose labels mean other classes, as with a folder missing."""
+    if evaluation is None or not dataset.classes:
+        return
+    theirs = evaluation.classes
+    if theirs != dataset.classes[: len(theirs)]:
+        first = next(i for i, name in enumerate(theirs) if name not in dataset.classes[i : i + 1])
+        ours = dataset.classes[first] if first < len(dataset.classes) else "no class at all"
+        raise DataError(
+            f"the evaluation split's classes must be the training split's, got '{theirs[first]}' "
+            f"as number {first}, where the training split has {ours} "
+            f"({evaluation.name}/{evaluation.split}). Give both splits the same class folders."
+        )
 
 
 def _teacher_spec(request: BuildRequest, image_shape: tuple[int, int, int]) -> TeacherSpec:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import threading
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from geocache.data.identity import TeacherIdentity
-from geocache.errors import CacheError, NumericError
+from geocache.errors import CacheError, CheckpointError, NumericError
 from geocache.models import Taps, build_model, load_weights, state_digest
 
 __all__ = ["Teacher", "TeacherSpec", "check_probe", "load_teacher"]
@@ -146,7 +146,32 @@ def check_probe(stored: list[list[float]], now: list[list[float]], key: str) -> 
         )
 
 
-@functools.lru_cache(maxsize=1)
-def load_teacher(spec: TeacherSpec, device: str, layers: tuple[str, ...]) -> Teacher:
-    """Return this process's teacher, loading it when it is another than last time."""
-    return Teacher(spec, device).tap(layers)
+class _Held(threading.local):
+    """The teacher of this thread; taps are not for two threads at once."""
+
+    key: str = ""
+    teacher: Teacher | None = None
+
+
+_held = _Held()
+
+
+def load_teacher(
+    spec: TeacherSpec, weights_digest: str, device: str, layers: tuple[str, ...]
+) -> Teacher:
+    """Return this thread's teacher tapped at `layers`, loading it unless it is that of last time.
+
+    Raises CheckpointError when the loaded weights are not those of `weights_digest`: the file may
+    have changed since the build began, or be another one on this machine.
+    """
+    key = repr((spec, weights_digest, device))
+    if _held.teacher is None or _held.key != key:
+        teacher = Teacher(spec, device)
+        if teacher.identity().weights != weights_digest:
+            raise CheckpointError(
+                f"the teacher's weights must be those that the build began with, got other ones "
+                f"({spec.weights or spec.model}). The file has changed, or differs on this "
+                "machine; start the build again."
+            )
+        _held.key, _held.teacher = key, teacher
+    return _held.teacher.tap(layers)

@@ -42,6 +42,8 @@ class Job:
 
     cache_path: str
     teacher: TeacherSpec
+    weights_digest: str
+    """Which weights the cache is keyed by; a worker that loads others refuses."""
     dataset: ImageDataset
     image: ImageSpec
     image_shape: tuple[int, int, int]
@@ -133,7 +135,8 @@ class _Worker:
 
     def _teacher(self) -> Teacher:
         layers = tuple(sorted({t.layer for t in self.targets.values() if t.layer}))
-        return load_teacher(self.job.teacher, self.job.device, layers)
+        job = self.job
+        return load_teacher(job.teacher, job.weights_digest, job.device, layers)
 
     def _batches(self) -> Iterator[tuple[int, UInt8[np.ndarray, "batch h w 3"], dict[int, str]]]:
         """Yield (first row, whole batch of images, bad positions), decoding one batch ahead."""
@@ -173,8 +176,8 @@ class _Worker:
         if not any(m.path in (IMAGES, VALID) for m in self.unit.missing):
             cache = Cache(Path(self.job.cache_path))
             if min(cache.n_built(IMAGES), cache.n_built(VALID)) >= stop:
-                ok = cache.read(VALID, start, stop)
-                bad = {int(i): "left out when the images were stored" for i in np.flatnonzero(~ok)}
+                reasons = cache.left_out(cache.layouts[VALID])
+                bad = {row - start: why for row, why in reasons.items() if start <= row < stop}
                 return cache.read(IMAGES, start, stop), bad
         n_threads = max(2, os.cpu_count() or 1)
         size = self.job.image_shape[:2]
