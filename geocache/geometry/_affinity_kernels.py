@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from geocache.geometry._compile import compiled, compiled_sum
+from geocache.geometry._compile import compiled, compiled_sum, kernel
 from geocache.geometry._distance_kernels import power_of_two_scale
 from geocache.geometry._tree_kernels import (
     heights,
@@ -167,7 +167,7 @@ def _padded(depth: int) -> int:
     return (depth + 7) // 8 * 8
 
 
-@compiled
+@kernel
 def tree_forward(
     start: int, stop: int, features: Any, parents: Any, radii: Any, affinity: Any, valid: Any
 ) -> None:
@@ -199,7 +199,7 @@ def tree_forward(
             _contrast(rows, sums, order, affinity[image, i], n_channels)
 
 
-@compiled
+@kernel
 def tree_backward(
     start: int,
     stop: int,
@@ -266,7 +266,7 @@ def _spread_over_lists(values: Any, neighbours: Any, k: int, out: Any) -> None:
                 total[d] += mine[d]
 
 
-@compiled
+@kernel
 def list_forward(
     start: int, stop: int, features: Any, neighbours: Any, k: int, affinity: Any
 ) -> None:
@@ -285,7 +285,7 @@ def list_forward(
         _contrast(rows, sums, order, affinity[image], n_channels)
 
 
-@compiled
+@kernel
 def list_backward(
     start: int,
     stop: int,

@@ -20,7 +20,7 @@ from typing import Any, TypeVar, cast
 import numba
 import torch
 
-__all__ = ["compiled", "compiled_sum", "over_images"]
+__all__ = ["compiled", "compiled_sum", "kernel", "over_images"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -52,9 +52,18 @@ def _forget_stale_kernels() -> None:
 _forget_stale_kernels()
 
 
-def compiled(function: F) -> F:
-    """Compile `function` on first use: no interpreter lock, no fast-math, kept on disk."""
+def kernel(function: F) -> F:
+    """Compile an entry point on first use: no interpreter lock, no fast-math, kept on disk."""
     return cast("F", numba.njit(nogil=True, cache=True, error_model="numpy")(function))
+
+
+def compiled(function: F) -> F:
+    """Compile a function that kernels call.
+
+    It is not kept on disk by itself: a caller cannot inline what it finds there, and would be
+    several times slower or faster depending on which process compiled it first.
+    """
+    return cast("F", numba.njit(nogil=True, error_model="numpy")(function))
 
 
 def compiled_sum(function: F) -> F:
@@ -62,22 +71,22 @@ def compiled_sum(function: F) -> F:
 
     The order is the compiler's: equal on equal processors, not on all.
     """
-    options = {"nogil": True, "cache": True, "error_model": "numpy"}
+    options = {"nogil": True, "error_model": "numpy"}
     return cast("F", numba.njit(**options, fastmath={"reassoc", "contract"})(function))
 
 
-def over_images(kernel: Callable[..., Any], n_images: int, *arguments: Any) -> None:
-    """Call `kernel(start, stop, *arguments)` over [0, n_images) on as many threads as torch has."""
+def over_images(function: Callable[..., Any], n_images: int, *arguments: Any) -> None:
+    """Call `function(start, stop, *arguments)` over [0, n_images) on torch's number of threads."""
     n_threads = min(torch.get_num_threads(), n_images)
     if n_threads <= 1:
-        kernel(0, n_images, *arguments)
+        function(0, n_images, *arguments)
         return
     bounds = [n_images * i // n_threads for i in range(n_threads + 1)]
     pool = _pool(n_threads - 1)
     futures = [
-        pool.submit(kernel, bounds[i], bounds[i + 1], *arguments) for i in range(1, n_threads)
+        pool.submit(function, bounds[i], bounds[i + 1], *arguments) for i in range(1, n_threads)
     ]
-    kernel(0, bounds[1], *arguments)
+    function(0, bounds[1], *arguments)
     for future in futures:
         future.result()
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from geocache.geometry._compile import compiled
+from geocache.geometry._compile import compiled, kernel
 
 __all__ = ["distances_from", "power_of_two_scale"]
 
@@ -61,7 +61,7 @@ def distances_from(columns: Any, point: Any, count: int, out: Any) -> None:
         c += 1
 
 
-@compiled
+@kernel
 def all_distances(start: int, stop: int, features: Any, out: Any) -> None:
     """Write the N x N squared distances of images start..stop-1."""
     n = features.shape[2]

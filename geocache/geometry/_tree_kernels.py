@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from geocache.geometry._compile import compiled
+from geocache.geometry._compile import compiled, kernel
 
 __all__ = ["heights", "hop_counts", "sums_around", "sums_below", "visiting_order"]
 
@@ -145,7 +145,7 @@ def sums_around(
             out[v, k] = around[v, radius, k] - values[v, k]
 
 
-@compiled
+@kernel
 def hop_counts(start: int, stop: int, parents: Any, hops: Any, valid: Any) -> None:
     """Write hops[b, i, j] on the tree; a row is copied from its parent's, plus one outside it."""
     n = parents.shape[1]

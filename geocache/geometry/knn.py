@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from geocache.errors import ConfigError
-from geocache.geometry._compile import compiled, over_images
+from geocache.geometry._compile import kernel, over_images
 from geocache.geometry._distance_kernels import distances_from, power_of_two_scale
 from geocache.geometry.features import flatten_grid
 
@@ -43,7 +43,7 @@ def nearest_neighbours(
     return neighbours
 
 
-@compiled
+@kernel
 def _knn(start: int, stop: int, features: Any, neighbours: Any) -> None:
     n_channels, n = features.shape[1], features.shape[2]
     k = neighbours.shape[2]

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from geocache.geometry._compile import compiled, over_images
+from geocache.geometry._compile import compiled, kernel, over_images
 from geocache.geometry._distance_kernels import distances_from, power_of_two_scale
 from geocache.geometry.features import flatten_grid
 
@@ -44,7 +44,7 @@ def minimum_spanning_tree(
     return parents
 
 
-@compiled
+@kernel
 def _prim(start: int, stop: int, features: Any, parents: Any, bests: Any, bits: Any) -> None:
     n_channels, n = features.shape[1], features.shape[2]
     columns = np.empty((n_channels, n), features.dtype)
