@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from geocache.data.layout import FORMAT_VERSION
+from geocache.errors import ConfigError
 
 __all__ = [
     "DataIdentity",
@@ -77,8 +78,17 @@ def identity_document(
 
 
 def cache_key(document: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of the canonical JSON: sorted keys, no spaces, shortest floats."""
-    text = json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    """Return the SHA-256 of the canonical JSON: sorted keys, no spaces, shortest floats.
+
+    Raises ConfigError when it holds what JSON cannot, such as an option that is infinite.
+    """
+    try:
+        text = json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"options and preprocessing must be finite numbers, texts, lists or tables, since they "
+            f"name the cache, got something else: {error}."
+        ) from None
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -23,6 +23,7 @@ from geocache.data.identity import (
     row_order,
 )
 from geocache.data.images import ImageSpec
+from geocache.errors import ConfigError
 
 TEACHER = TeacherIdentity(
     model="resnet20", options={"shortcut": "pad"}, n_classes=10, weights="abc",
@@ -98,8 +99,9 @@ def test_the_key_is_canonical() -> None:
     assert cache_key({"b": 1, "a": [1.5, "x"]}) == cache_key({"a": [1.5, "x"], "b": 1})
     text = '{"a":[1.5,"x"],"b":1}'
     assert cache_key({"b": 1, "a": [1.5, "x"]}) == hashlib.sha256(text.encode()).hexdigest()
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        cache_key({"mean": float("nan")})
+    for value in (float("nan"), float("inf"), object()):
+        with pytest.raises(ConfigError, match="must be finite numbers, texts"):
+            cache_key({"options": {"x": value}})
 
 
 def dataset(images: np.ndarray, labels: np.ndarray, name: str = "x") -> ImageDataset:

@@ -229,6 +229,12 @@ def test_weights_at_the_same_path_are_told_apart(make: Make, tmp_path: Path) -> 
     assert contents(alone) == contents(reports[1])
 
 
+def test_options_of_the_teacher_may_be_lists(make: Make) -> None:
+    report = make(options={"bias": [0.5, 0.0, -0.5]})
+    assert report.failures == ()
+    assert report.key != make(options={"bias": [0.5, 0.0, 0.5]}, dry_run=True).key
+
+
 def test_a_teacher_that_behaves_differently_is_refused(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -70,12 +70,12 @@ SHIFT = 0.0
 class TinyTeacher(nn.Module):
     """Two convolutions; `stage1` has 8 x 8 positions, `stage2` 4 x 4, for images of 8 x 8."""
 
-    def __init__(self, n_classes: int, bias: float, poison: float) -> None:
+    def __init__(self, n_classes: int, bias: float | list[float], poison: float) -> None:
         super().__init__()
         self.stage1 = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU())
         self.stage2 = nn.Sequential(nn.Conv2d(4, 6, 3, stride=2, padding=1), nn.ReLU())
         self.linear = nn.Linear(6, n_classes)
-        self.bias, self.poison = bias, poison
+        self.bias, self.poison = torch.tensor(bias), poison
 
     def forward(self, x: Tensor) -> Tensor:
         stage2: Tensor = self.stage2(self.stage1(x))
@@ -84,6 +84,6 @@ class TinyTeacher(nn.Module):
         return torch.where(rare[:, None], logits + self.poison, logits)
 
 
-def teacher(n_classes: int, bias: float = 0.0, poison: float = 0.0) -> nn.Module:
+def teacher(n_classes: int, bias: float | list[float] = 0.0, poison: float = 0.0) -> nn.Module:
     """Return a TinyTeacher: `bias` is added to all logits, `poison` to those of few images."""
     return TinyTeacher(n_classes, bias, poison)
