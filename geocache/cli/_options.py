@@ -14,6 +14,7 @@ __all__ = [
     "KEY_VALUE",
     "SIZE",
     "as_json",
+    "eval_split",
     "options_of",
     "set_option",
     "store_option",
@@ -73,6 +74,11 @@ KEY_VALUE = _KeyValue()
 def options_of(pairs: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
     """Return the given `KEY=VALUE` pairs as a table; the last of one key counts."""
     return dict(pairs)
+
+
+def eval_split(dataset: str, split: str | None) -> str | None:
+    """Return the split to evaluate on: the one given, `test`, or none for a single folder."""
+    return split or (None if dataset.startswith("imagefolder:") else "test")
 
 
 def as_json(command: _F) -> _F:

@@ -13,6 +13,7 @@ from geocache.cli._options import (
     KEY_VALUE,
     SIZE,
     as_json,
+    eval_split,
     options_of,
     set_option,
     store_option,
@@ -86,7 +87,7 @@ def command(recipe: str | None, as_json: bool, **flags: Any) -> None:
 
     with (
         Meter(quiet=as_json) as meter,
-        work_kept("what was committed is kept; the same command goes on from there."),
+        work_kept("every committed row group is kept; the same command goes on from there."),
     ):
         report = build(_request(recipe, flags), meter)
     _print(report, as_json=as_json, dry_run=flags["dry_run"])
@@ -147,7 +148,9 @@ def _request_of_flags(flags: dict[str, Any], settings: dict[str, Any]) -> BuildR
     evaluation = None
     if flags["eval_dataset"]:
         evaluation = open_dataset(
-            flags["eval_dataset"], split=flags["eval_split"] or "test", options=options
+            flags["eval_dataset"],
+            split=eval_split(flags["eval_dataset"], flags["eval_split"]),
+            options=options,
         )
     size = flags["size"]
     given = {

@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from geocache.cli._options import FLOATS, KEY_VALUE, SIZE, as_json, options_of, store_option
+from geocache.cli._options import (
+    FLOATS,
+    KEY_VALUE,
+    SIZE,
+    as_json,
+    eval_split,
+    options_of,
+    store_option,
+)
 
 if TYPE_CHECKING:
     from geocache.data.cache import Cache
@@ -23,7 +31,7 @@ _OF_A_CHECKPOINT = ("model", "weights", "dataset")
 @click.option("--model", metavar="MODEL", help="Evaluate this model instead of a run.")
 @click.option("--weights", metavar="FILE", help="Its checkpoint.")
 @click.option("--dataset", metavar="NAME[:DIR]", help="Data set; imagefolder:DIR is one split.")
-@click.option("--split", metavar="NAME", default="test", show_default=True)
+@click.option("--split", metavar="NAME", help="Its split.  [default: test]")
 @click.option("--mean", type=FLOATS, help="Its normalisation.  [default: ImageNet's]")
 @click.option("--std", type=FLOATS, help="The same.")
 @click.option("--size", type=SIZE, help="Resize and crop images to this; one number: square.")
@@ -91,7 +99,9 @@ def _of_checkpoint(flags: dict[str, Any]) -> Evaluation:
     from geocache.student_train.source import read_images
 
     dataset = open_dataset(
-        flags["dataset"], split=flags["split"], options=options_of(flags["dataset_option"])
+        flags["dataset"],
+        split=eval_split(flags["dataset"], flags["split"]),
+        options=options_of(flags["dataset_option"]),
     )
     size = flags["size"]
     spec = ImageSpec((size[0], size[-1]) if size else None)

@@ -80,7 +80,7 @@ def _cache(
     from geocache.pipeline.build import build
 
     if build_first:
-        with work_kept("what was committed is kept; the same command goes on from there."):
+        with work_kept("every committed row group is kept; the same command goes on from there."):
             report = build(request_of(recipe, store=store), meter)
         if report.failures:
             first = report.failures[0]
