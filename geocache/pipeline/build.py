@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from jaxtyping import Int64
 
-from geocache.data.cache import Cache, array_path
+from geocache.data.cache import Cache
 from geocache.data.catalog import cache_folder, store_root
 from geocache.data.dataset import ImageDataset
 from geocache.data.identity import (
@@ -28,81 +25,18 @@ from geocache.data.identity import (
     identity_document,
     row_order,
 )
-from geocache.data.images import ImageSpec, image_size
-from geocache.data.layout import ArrayLayout
+from geocache.data.images import image_size
 from geocache.data.objects import LocalObjects
 from geocache.data.writer import CacheWriter, create_cache, small_layout
 from geocache.errors import ConfigError, DataError, StorageError
+from geocache.pipeline.arrays import wanted_arrays, without_longer_lists
 from geocache.pipeline.evaluation import store_evaluation
 from geocache.pipeline.plan import Unit, missing_bytes, plan_units
+from geocache.pipeline.request import BuildReport, BuildRequest, Failure, Progress
 from geocache.pipeline.teacher import Teacher, TeacherSpec, check_probe
-from geocache.pipeline.work import IMAGES, VALID, Job, Outcome, provenance
-from geocache.targets import LayerTarget
+from geocache.pipeline.work import Job, Outcome, provenance
 
 __all__ = ["BuildReport", "BuildRequest", "Failure", "build"]
-
-_SMALL_IMAGE_BYTES = 64 * 64 * 3
-Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True)
-class BuildRequest:
-    """What to build, from what, and how.
-
-    images: store the pixels; None stores them up to 64 x 64. limit: only the first rows.
-    batch_size: images a forward pass; None takes 64 on a CPU, whose caches larger ones overflow
-    (ResNet-20 runs 1.4 times faster than at 256), and 512 on a GPU.
-    n_threads: torch's threads in each process; results agree bit for bit at equal numbers.
-    """
-
-    dataset: ImageDataset
-    model: str
-    targets: tuple[LayerTarget, ...]
-    weights: str | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
-    n_classes: int | None = None
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    image: ImageSpec = field(default_factory=ImageSpec)
-    evaluation: ImageDataset | None = None
-    store: str | Path | None = None
-    images: bool | None = None
-    limit: int | None = None
-    executor: Literal["dask", "serial"] = "dask"
-    n_workers: int | None = None
-    scheduler: str | None = None
-    device: str = "auto"
-    batch_size: int | None = None
-    n_threads: int | None = None
-    skip_bad: bool = False
-    dry_run: bool = False
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Rows that could not be built, and why."""
-
-    view: int
-    start: int
-    stop: int
-    reason: str
-
-
-@dataclass(frozen=True)
-class BuildReport:
-    """What a build found and did."""
-
-    key: str
-    path: Path
-    n_rows: int
-    n_asked: int
-    n_units: int
-    n_bytes_planned: int
-    n_bytes_written: int = 0
-    rows_built: int = 0
-    elapsed_s: float = 0.0
-    failures: tuple[Failure, ...] = ()
-    bad: Mapping[int, str] = field(default_factory=dict)
 
 
 def build(request: BuildRequest, progress: Progress | None = None) -> BuildReport:
@@ -135,12 +69,12 @@ def build(request: BuildRequest, progress: Progress | None = None) -> BuildRepor
     key = cache_key(document)
     path = cache_folder(store_root(request.store), key)
     n_asked = len(dataset) if request.limit is None else min(request.limit, len(dataset))
-    layouts = _layouts(request, shapes, image_shape)
+    layouts = wanted_arrays(request, shapes, image_shape)
     committed: dict[str, dict[tuple[int, int], int]] = {}
     if LocalObjects(path).exists("zarr.json"):
         cache = Cache(path)
         check_probe(cache.about["probe"], probe, key)
-        layouts = _without_longer_lists(layouts, cache, n_asked)
+        layouts = without_longer_lists(layouts, cache, n_asked)
         committed = {p: cache.receipts(layout) for p, layout in layouts.items()}
     units = plan_units(layouts.values(), committed, n_asked)
     planned = missing_bytes(units, layouts)
@@ -279,61 +213,6 @@ def _teacher_spec(request: BuildRequest, image_shape: tuple[int, int, int]) -> T
         std=tuple(float(s) for s in request.std),
         options=tuple(sorted(request.options.items())),
     )
-
-
-def _layouts(
-    request: BuildRequest,
-    shapes: Mapping[str, tuple[int, ...]],
-    image_shape: tuple[int, int, int],
-) -> dict[str, ArrayLayout]:
-    """Return the layout of every array that is asked for, by path."""
-    n_rows = len(request.dataset)
-    layouts = {VALID: ArrayLayout(VALID, "bool", n_rows, (), (), 1)}
-    n_bytes = int(np.prod(image_shape))
-    if request.images or (request.images is None and n_bytes <= _SMALL_IMAGE_BYTES):
-        axes = ("y", "x", "channel")
-        layouts[IMAGES] = ArrayLayout(IMAGES, "uint8", n_rows, image_shape, axes, n_bytes)
-    for wanted in request.targets:
-        shape = shapes[wanted.layer or ""]
-        storage = wanted.target.storage(shape)
-        own = {
-            "kind": wanted.target.kind,
-            "parameters": wanted.target.parameters,
-            "layer": wanted.layer,
-            "tapped_shape": list(shape),
-        }
-        path = array_path(wanted.name)
-        layouts[path] = ArrayLayout(
-            path=path,
-            dtype=storage.dtype,
-            n_rows=n_rows,
-            row_shape=storage.shape,
-            row_axes=storage.axes,
-            bytes_per_row=storage.bytes_per_row,
-            n_views=1,
-            packed=storage.packed,
-            attributes={**storage.attributes, "geocache": own},
-        )
-    return layouts
-
-
-def _without_longer_lists(
-    layouts: Mapping[str, ArrayLayout], cache: Cache, n_asked: int
-) -> dict[str, ArrayLayout]:
-    """Leave out neighbour lists that are the front of a longer one in the cache."""
-    kept = {}
-    for path, layout in layouts.items():
-        front, is_list, k = path.rpartition("/knn.k")
-        longer = [
-            other
-            for other in cache.layouts
-            if is_list and other.startswith(f"{front}/knn.k")
-            and int(other.rpartition(".k")[2]) > int(k)
-            and cache.n_built(other.removeprefix("targets/")) >= n_asked
-        ]  # fmt: skip
-        if not longer:
-            kept[path] = layout
-    return kept
 
 
 def _check_disk(objects: LocalObjects, planned: int) -> None:

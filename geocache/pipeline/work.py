@@ -7,11 +7,13 @@ teacher works on this one.
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,8 @@ from geocache.targets.affinity import Affinity
 __all__ = ["Job", "Outcome", "provenance", "run_unit"]
 
 IMAGES, VALID = "images", "valid"
+_STORED_BYTES = 2**28
+"""Images of a unit up to this size are read from the cache rather than decoded again."""
 
 
 @dataclass(frozen=True)
@@ -172,16 +176,30 @@ class _Worker:
     def _pixels(
         self, chosen: Int64[np.ndarray, " rows"], start: int, stop: int
     ) -> tuple[UInt8[np.ndarray, "rows h w 3"], dict[int, str]]:
-        """Read from the cache where it holds the images, else from the data set."""
-        if not any(m.path in (IMAGES, VALID) for m in self.unit.missing):
-            cache = Cache(Path(self.job.cache_path))
-            if min(cache.n_built(IMAGES), cache.n_built(VALID)) >= stop:
-                reasons = cache.left_out(cache.layouts[VALID])
-                bad = {row - start: why for row, why in reasons.items() if start <= row < stop}
-                return cache.read(IMAGES, start, stop), bad
+        """Take images from the cache where it holds them, else from the data set."""
+        if self._stored_images is not None:
+            bad = {row - start: why for row, why in self._left_out.items() if start <= row < stop}
+            first = self.unit.start
+            return self._stored_images[start - first : stop - first], bad
         n_threads = max(2, os.cpu_count() or 1)
         size = self.job.image_shape[:2]
         return read_rows(self.job.dataset, chosen, self.job.image, n_threads, size=size)
+
+    @cached_property
+    def _stored_images(self) -> UInt8[np.ndarray, "rows h w 3"] | None:
+        """The unit's images as they stand in the cache, None where some do not, or are large."""
+        n_bytes = (self.unit.stop - self.unit.start) * math.prod(self.job.image_shape)
+        if n_bytes > _STORED_BYTES or any(m.path in (IMAGES, VALID) for m in self.unit.missing):
+            return None
+        cache = Cache(Path(self.job.cache_path))
+        if min(cache.n_built(IMAGES), cache.n_built(VALID)) < self.unit.stop:
+            return None
+        return cache.read(IMAGES, self.unit.start, self.unit.stop)
+
+    @cached_property
+    def _left_out(self) -> dict[int, str]:
+        cache = Cache(Path(self.job.cache_path))
+        return cache.left_out(cache.layouts[VALID])
 
     def _measure(
         self,

@@ -79,6 +79,15 @@ def test_one_more_target_computes_only_that(make: Make) -> None:
     assert contents(second) == contents(make("other", targets=parse("mst@stage1", "logits")))
 
 
+def test_later_targets_need_no_data_set(make: Make, tmp_path: Path) -> None:
+    flag = tmp_path / "flag"
+    data = {"n": 2500, "harm": "crash", "harmful": 1, "flag": str(flag)}
+    make(data=data)
+    flag.touch()  # From now on reading sample 1 fails.
+    assert make(data=data, targets=parse("knn:k=2@stage2")).failures == ()
+    assert make("other", data=data).failures
+
+
 def test_a_limit_and_then_the_rest_is_a_direct_build(make: Make) -> None:
     direct = make("direct", data={"n": 2500})
     for limit, n_units in ((70, 1), (70, 0), (2100, 2), (50, 0), (None, 1)):
@@ -268,6 +277,10 @@ def test_what_the_disk_cannot_hold_is_refused_before(
         ({"weights": "/nowhere.pt"}, MissingDataError, "nowhere.pt"),
         ({"options": {"baias": 1.0}}, ConfigError, "Did you mean 'bias'"),
         ({"options": {"bias": float("nan")}}, NumericError, "finite outputs, got NaN"),
+        ({"limit": 0}, ConfigError, "limit must be a whole number from 1 up, got 0"),
+        ({"batch_size": -1}, ConfigError, "batch_size must be .* got -1"),
+        ({"mean": (0.5,)}, ConfigError, r"three numbers each.*\[0.5\]"),
+        ({"std": (0.2, 0.0, 0.2)}, ConfigError, "std above 0"),
     ],
     ids=lambda v: v if isinstance(v, str) else None,
 )

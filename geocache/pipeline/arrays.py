@@ -1,0 +1,71 @@
+"""Which arrays a request stands for, and which of them a cache has already in another form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from geocache.data.cache import Cache, array_path
+from geocache.data.layout import ArrayLayout
+from geocache.pipeline.request import BuildRequest
+from geocache.pipeline.work import IMAGES, VALID
+
+__all__ = ["wanted_arrays", "without_longer_lists"]
+
+_SMALL_IMAGE_BYTES = 64 * 64 * 3
+
+
+def wanted_arrays(
+    request: BuildRequest,
+    shapes: Mapping[str, tuple[int, ...]],
+    image_shape: tuple[int, int, int],
+) -> dict[str, ArrayLayout]:
+    """Return the layout of every array that is asked for, by path."""
+    n_rows = len(request.dataset)
+    layouts = {VALID: ArrayLayout(VALID, "bool", n_rows, (), (), 1)}
+    n_bytes = int(np.prod(image_shape))
+    if request.images or (request.images is None and n_bytes <= _SMALL_IMAGE_BYTES):
+        axes = ("y", "x", "channel")
+        layouts[IMAGES] = ArrayLayout(IMAGES, "uint8", n_rows, image_shape, axes, n_bytes)
+    for wanted in request.targets:
+        shape = shapes[wanted.layer or ""]
+        storage = wanted.target.storage(shape)
+        own = {
+            "kind": wanted.target.kind,
+            "parameters": wanted.target.parameters,
+            "layer": wanted.layer,
+            "tapped_shape": list(shape),
+        }
+        path = array_path(wanted.name)
+        layouts[path] = ArrayLayout(
+            path=path,
+            dtype=storage.dtype,
+            n_rows=n_rows,
+            row_shape=storage.shape,
+            row_axes=storage.axes,
+            bytes_per_row=storage.bytes_per_row,
+            n_views=1,
+            packed=storage.packed,
+            attributes={**storage.attributes, "geocache": own},
+        )
+    return layouts
+
+
+def without_longer_lists(
+    layouts: Mapping[str, ArrayLayout], cache: Cache, n_asked: int
+) -> dict[str, ArrayLayout]:
+    """Leave out neighbour lists that are the front of a longer one in the cache."""
+    kept = {}
+    for path, layout in layouts.items():
+        front, is_list, k = path.rpartition("/knn.k")
+        longer = [
+            other
+            for other in cache.layouts
+            if is_list and other.startswith(f"{front}/knn.k")
+            and int(other.rpartition(".k")[2]) > int(k)
+            and cache.n_built(other.removeprefix("targets/")) >= n_asked
+        ]  # fmt: skip
+        if not longer:
+            kept[path] = layout
+    return kept
