@@ -22,9 +22,7 @@ __all__ = ["load_callable", "load_module", "module_names"]
 def module_names(package: str) -> tuple[str, ...]:
     """Return the sorted names of the public modules in `package`, importing the package alone."""
     paths = importlib.import_module(package).__path__
-    return tuple(
-        sorted(m.name for m in pkgutil.iter_modules(paths) if not m.name.startswith("_"))
-    )
+    return tuple(sorted(m.name for m in pkgutil.iter_modules(paths) if not m.name.startswith("_")))
 
 
 def load_module(package: str, name: str, kind: str) -> ModuleType:

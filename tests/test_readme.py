@@ -1,8 +1,9 @@
-"""The README's Python example runs as it stands, on a cache that is built here."""
+"""What the README shows works: the Python example as it stands, the recipe, every link."""
 
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from geocache.data.datasets import open_dataset
 from geocache.data.images import ImageSpec
 from geocache.pipeline.build import BuildRequest, build
+from geocache.student_train import load_recipe, parse_recipe
 from geocache.targets import parse_target
 
 README = Path(__file__).parents[1] / "README.md"
@@ -38,6 +40,20 @@ def test_the_python_example_trains_a_student(tmp_path: Path) -> None:
     exec(code.replace(key[1], str(report.path)), names)
     student = names["student"]
     assert all(p.grad is not None and p.grad.isfinite().all() for p in student.parameters())
+
+
+def test_the_recipe_is_a_recipe() -> None:
+    """It passes the validation that `geocache train` begins with."""
+    (text,) = re.findall(r"```toml\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(parse_recipe(tomllib.loads(text)).loss) == 3
+
+
+@pytest.mark.parametrize(
+    "path", sorted((README.parent / "recipes").glob("*.toml")), ids=lambda path: path.stem
+)
+def test_the_recipes_that_come_along_are_valid(path: Path) -> None:
+    """Names, keys and layers' spelling; the data need not be there."""
+    assert load_recipe(path).teacher
 
 
 @pytest.mark.parametrize("path", re.findall(r"\]\(([\w./-]+)\)", README.read_text("utf-8")))
