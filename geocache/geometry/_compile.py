@@ -71,8 +71,8 @@ def compiled_sum(function: F) -> F:
 
     The order is the compiler's: equal on equal processors, not on all.
     """
-    options = {"nogil": True, "error_model": "numpy"}
-    return cast("F", numba.njit(**options, fastmath={"reassoc", "contract"})(function))
+    reordered = {"reassoc", "contract"}
+    return cast("F", numba.njit(nogil=True, error_model="numpy", fastmath=reordered)(function))
 
 
 def over_images(function: Callable[..., Any], n_images: int, *arguments: Any) -> None:

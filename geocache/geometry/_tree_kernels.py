@@ -54,7 +54,7 @@ def visiting_order(parents: Any, order: Any, place_of_parent: Any) -> bool:
             filled += 1
             child = next_sibling[child]
         visited += 1
-    return filled == n
+    return bool(filled == n)
 
 
 @compiled
