@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.ratio import Ratio, arguments, compare, report
 from geocache.data.dataset import ArrayDataset
-from geocache.pipeline.build import BuildRequest, build
+from geocache.pipeline import BuildRequest, build
 from geocache.pipeline.teacher import Teacher, TeacherSpec
 from geocache.targets import parse_target
 

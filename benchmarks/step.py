@@ -20,7 +20,7 @@ from benchmarks.ratio import Ratio, arguments, report
 from geocache.data.cache import Cache
 from geocache.data.datasets import open_dataset
 from geocache.models import Taps, build_model
-from geocache.pipeline.build import BuildRequest, build
+from geocache.pipeline import BuildRequest, build
 from geocache.targets import parse_target
 
 PAIRS = {"conv2": "layer2", "conv3": "layer3"}
