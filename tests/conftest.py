@@ -43,7 +43,7 @@ from hypothesis import settings  # noqa: E402
 
 from geocache.data.cache import Cache  # noqa: E402
 from geocache.data.datasets import open_dataset  # noqa: E402
-from geocache.pipeline.build import BuildRequest, build  # noqa: E402
+from geocache.pipeline import BuildRequest, build  # noqa: E402
 from geocache.targets import parse_target  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parent / "reference"))
