@@ -185,6 +185,13 @@ def test_everything_within_reach_gives_one() -> None:
     parents = minimum_spanning_tree(features)
     j = affinity_contrast(features, parents=parents, radius=10**9)
     torch.testing.assert_close(j, torch.ones(2, 25))
+    # On a line the ends are N - 1 hops apart.
+    line = torch.arange(7.0).view(1, 1, 7)
+    chain = torch.tensor([[0, 0, 1, 2, 3, 4, 5]])
+    for radius in (6, 100):
+        j = affinity_contrast(line, parents=chain, radius=radius)
+        torch.testing.assert_close(j, torch.ones(1, 7))
+    assert float(affinity_contrast(line, parents=chain, radius=5)[0, 0]) < 0.9
 
 
 def test_several_radii_are_the_same_bits() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 from PIL import Image
 from worlds import contents, images, opened, parse
 
+import geocache
 from geocache.data.datasets import open_dataset
 from geocache.data.images import ImageSpec
 from geocache.errors import DataError, MissingTargetError
@@ -105,7 +107,11 @@ def test_a_killed_build_goes_on_where_it_was(make: Make, flag: Path, tmp_path: P
         "n_threads=1))"
     )
     killed = subprocess.run(
-        [sys.executable, "-c", program], cwd=Path(__file__).parent, capture_output=True, check=False
+        [sys.executable, "-c", program],
+        cwd=Path(__file__).parent,
+        env={**os.environ, "PYTHONPATH": str(Path(geocache.__file__).parents[1])},
+        capture_output=True,
+        check=False,
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     flag.unlink()

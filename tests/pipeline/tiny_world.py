@@ -67,6 +67,10 @@ SHIFT = 0.0
 """What code that has changed adds to every logit."""
 
 
+seen: list[int] = []
+"""How many images each forward had."""
+
+
 class TinyTeacher(nn.Module):
     """Two convolutions; `stage1` has 8 x 8 positions, `stage2` 4 x 4, for images of 8 x 8."""
 
@@ -78,6 +82,7 @@ class TinyTeacher(nn.Module):
         self.bias, self.poison = torch.tensor(bias), poison
 
     def forward(self, x: Tensor) -> Tensor:
+        seen.append(len(x))
         stage2: Tensor = self.stage2(self.stage1(x))
         logits: Tensor = self.linear(stage2.mean((2, 3))) + self.bias + SHIFT
         rare = x[:, 0, 0, 0] > x[:, 0].flatten(1).median(1).values + 2.2
