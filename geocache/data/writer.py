@@ -19,7 +19,7 @@ import numpy as np
 from geocache.data.cache import Cache
 from geocache.data.layout import SMALL_UNIT_ROWS, ArrayLayout, Group
 from geocache.data.objects import LocalObjects
-from geocache.data.store import array_metadata, encode_group, group_metadata
+from geocache.data.store import array_metadata, checksum, encode_group, group_metadata
 from geocache.errors import CacheError, StorageError
 
 __all__ = ["CacheWriter", "create_cache", "small_layout"]
@@ -153,7 +153,11 @@ class CacheWriter:
 
 
 def _describe(data: bytes) -> dict[str, Any]:
-    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    return {
+        "bytes": len(data),
+        "crc32c": checksum(data),
+        "sha256": hashlib.sha256(data).hexdigest(),
+    }
 
 
 def _same_objects(receipt: bytes, objects: Mapping[str, Mapping[str, Any]]) -> bool:

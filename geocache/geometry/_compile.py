@@ -58,12 +58,13 @@ def kernel(function: F) -> F:
 
 
 def compiled(function: F) -> F:
-    """Compile a function that kernels call.
+    """Compile a function into every kernel that calls it.
 
-    It is not kept on disk by itself: a caller cannot inline what it finds there, and would be
-    several times slower or faster depending on which process compiled it first.
+    Always inlined, never kept on disk by itself. Otherwise a process that compiles and one that
+    loads may run different machine code for it: several times slower, and, where sums may be
+    reordered, with other last bits.
     """
-    return cast("F", numba.njit(nogil=True, error_model="numpy")(function))
+    return cast("F", numba.njit(nogil=True, error_model="numpy", forceinline=True)(function))
 
 
 def compiled_sum(function: F) -> F:
@@ -72,7 +73,8 @@ def compiled_sum(function: F) -> F:
     The order is the compiler's: equal on equal processors, not on all.
     """
     reordered = {"reassoc", "contract"}
-    return cast("F", numba.njit(nogil=True, error_model="numpy", fastmath=reordered)(function))
+    compile_it = numba.njit(nogil=True, error_model="numpy", forceinline=True, fastmath=reordered)
+    return cast("F", compile_it(function))
 
 
 def over_images(function: Callable[..., Any], n_images: int, *arguments: Any) -> None:

@@ -61,6 +61,7 @@ def affinity_contrast(
         return _call(_TreeAffinity.apply, x.contiguous(), _int32(parents), reach)
     assert neighbours is not None
     _check_positions(x, neighbours)
+    _check_ids(neighbours, x.shape[2])
     k = neighbours.shape[2] if k is None else k
     if not 1 <= k <= neighbours.shape[2]:
         raise ConfigError(f"k must be between 1 and the list's {neighbours.shape[2]}, got {k}.")
@@ -102,6 +103,7 @@ def affinity_contrast_from_mask(
     because a feature is at distance 0 from itself.
     """
     x = flatten_grid(features)
+    x = x * _power_of_two_scale(x.detach())
     energy = x.detach().square().sum(dim=(1, 2))
     x = x - x[:, :, :1].detach()
     x = x - x.mean(dim=2, keepdim=True)
@@ -122,6 +124,24 @@ def _check_positions(x: Tensor, neighbourhood: Tensor) -> None:
             f"features and neighbourhoods must agree in (batch, N), got {x.shape[0]}, "
             f"{x.shape[2]} features and {tuple(neighbourhood.shape[:2])} neighbourhoods. Pair "
             "layers whose grids have the same height and width."
+        )
+
+
+def _power_of_two_scale(x: Tensor) -> Tensor:
+    """Return 2^-e for each image, e the exponent of its largest difference to position 0.
+
+    J does not depend on scale, a power of two rounds nothing, and squares keep their range.
+    """
+    largest = (x - x[:, :, :1]).abs().amax(dim=(1, 2), keepdim=True)
+    exponent = torch.frexp(largest).exponent.clamp(-120, 120)
+    return torch.ldexp(torch.ones_like(largest), -exponent)
+
+
+def _check_ids(neighbours: Tensor, n: int) -> None:
+    if neighbours.numel() and not (int(neighbours.min()) >= 0 and int(neighbours.max()) < n):
+        raise ConfigError(
+            f"neighbours must be ids from 0 to {n - 1}, got {int(neighbours.min())} to "
+            f"{int(neighbours.max())}. The array may be damaged or belong to another layer."
         )
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -171,3 +173,63 @@ def test_a_damaged_description_is_refused(copy: Path, field: str) -> None:
 def test_a_folder_that_is_no_cache_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CacheError, match=r"zarr\.json"):
         Cache(tmp_path)
+
+
+def _read_whole(cache: Cache, path: str) -> None:
+    layout = cache.layouts[path]
+    if path.startswith("eval/"):
+        _ = cache.eval_images, cache.eval_labels
+    elif path in ("labels", "dataset_index", "sample_id"):
+        getattr(cache, path)
+    else:
+        cache.read(path.removeprefix("targets/"), 0, layout.n_rows)
+
+
+DAMAGE: dict[str, Callable[[bytes], bytes | None]] = {
+    "first bit": lambda good: bytes([good[0] ^ 1]) + good[1:],
+    "last bit": lambda good: good[:-1] + bytes([good[-1] ^ 128]),
+    "cut": lambda good: good[: len(good) // 2],
+    "cut by one": lambda good: good[:-1],
+    "empty": lambda good: b"",
+    "gone": lambda good: None,
+    "longer": lambda good: good + b"\0",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_object_of_any_array_is_named(copy: Path, damage: str) -> None:
+    for path, layout in Cache(copy).layouts.items():
+        for group in layout.groups():
+            key = layout.object_key(group)
+            file = copy / key
+            good = file.read_bytes()
+            file.chmod(0o644)
+            bad = DAMAGE[damage](good)
+            if bad is None:
+                file.unlink()
+            else:
+                file.write_bytes(bad)
+            with pytest.raises(CacheError, match=re.escape(f"'{key}'")):
+                _read_whole(Cache(copy), path)
+            file.write_bytes(good)
+            _read_whole(Cache(copy), path)
+
+
+def test_labels_cut_anywhere_are_named(copy: Path) -> None:
+    layout = Cache(copy).layouts["labels"]
+    file = copy / layout.object_key(layout.groups()[0])
+    good = file.read_bytes()
+    for length in range(0, len(good), 7 if len(good) > 2000 else 1):
+        file.write_bytes(good[:length])
+        with pytest.raises(CacheError, match="damaged"):
+            _ = Cache(copy).labels
+
+
+def test_a_whole_object_of_another_array_is_named(copy: Path) -> None:
+    cache = Cache(copy)
+    layouts = [cache.layouts[f"targets/layer1/affinity.r{radius}"] for radius in (2, 5)]
+    files = [copy / layout.object_key(layout.groups()[0]) for layout in layouts]
+    good = [file.read_bytes() for file in files]
+    files[0].write_bytes(good[1])
+    with pytest.raises(CacheError, match="not the one that its receipt describes"):
+        Cache(copy).read("layer1/affinity.r2", 0, 10)

@@ -84,13 +84,16 @@ def test_the_front_grows_view_by_view(writer: CacheWriter, folder: Path) -> None
 def test_the_receipt_describes_the_objects(writer: CacheWriter, folder: Path) -> None:
     import hashlib
 
+    import google_crc32c
+
     group = LAYOUT.groups()[0]
     n_bytes = writer.commit(LAYOUT, group, rows()[: group.stop], {"bad": {"7": "why"}})
     receipt = json.loads(writer.objects.get(LAYOUT.receipt_key(group)))
     data = writer.objects.get(LAYOUT.object_key(group))
     assert receipt["objects"] == {
         LAYOUT.object_key(group): {
-            "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(),
+            "bytes": len(data), "crc32c": google_crc32c.value(data),
+            "sha256": hashlib.sha256(data).hexdigest(),
         }
     }  # fmt: skip
     assert n_bytes == len(data)

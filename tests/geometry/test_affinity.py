@@ -240,3 +240,21 @@ def test_wrong_arguments_are_refused() -> None:
         affinity_contrast(x[:, :, :8], parents=parents, radius=2)
     with pytest.raises(ConfigError, match="tree"):
         affinity_contrast(x, parents=(parents + 1) % 9, radius=2)
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1.0, 1e18])
+def test_the_dense_form_keeps_its_range(scale: float) -> None:
+    x = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+    parents = minimum_spanning_tree(x)
+    expected = affinity_contrast(x, parents=parents, radius=2)
+    found = affinity_contrast_from_mask(x * scale, tree_mask(parents, 2))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("bad", [-1, 16])
+def test_neighbours_out_of_range_are_refused(bad: int) -> None:
+    x = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+    lists = nearest_neighbours(x, 3)
+    lists[1, 5, 2] = bad
+    with pytest.raises(ConfigError, match="ids from 0 to 15"):
+        affinity_contrast(x, neighbours=lists)
