@@ -16,7 +16,7 @@ import geocache
 ROOT = Path(geocache.__file__).parent
 FLOORS = (
     ("errors",),
-    ("registry",),
+    ("registry", "process"),
     ("geometry",),
     ("targets", "models", "data"),
     ("pipeline", "student_train"),

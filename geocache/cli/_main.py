@@ -18,6 +18,7 @@ import click
 
 from geocache import __version__
 from geocache.errors import GeocacheError, nearest
+from geocache.process import keep_freed_memory, yield_idle_threads
 from geocache.registry import load_module, module_names
 
 __all__ = ["InterruptedWorkError", "main", "work_kept"]
@@ -70,7 +71,13 @@ def _geocache() -> None:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run one command line and return its exit code."""
+    """Run one command line and return its exit code.
+
+    Without `args` it is the whole program, and the process is its own to tune.
+    """
+    if args is None:
+        yield_idle_threads()
+        keep_freed_memory()
     try:
         code = _geocache.main(
             args=None if args is None else list(args), prog_name="geocache", standalone_mode=False

@@ -18,6 +18,7 @@ from jaxtyping import Int64
 from geocache.errors import ConfigError
 from geocache.pipeline.plan import Unit
 from geocache.pipeline.work import Job, Outcome, run_unit
+from geocache.process import keep_freed_memory
 
 __all__ = ["run"]
 
@@ -49,7 +50,7 @@ def run(
 
         def submit(unit: Unit) -> Any:
             rows = order[unit.start : unit.stop]
-            future = client.submit(run_unit, shared, unit, rows, pure=False, retries=_RETRIES)
+            future = client.submit(_run_unit, shared, unit, rows, pure=False, retries=_RETRIES)
             of_future[future.key] = unit
             return future
 
@@ -67,6 +68,12 @@ def run(
                 return
             if waiting:
                 running.add(submit(waiting.pop()))
+
+
+def _run_unit(job: Job, unit: Unit, indices: Int64[np.ndarray, " rows"]) -> Outcome:
+    """Do a unit in a worker's process, which is ours to tune."""
+    keep_freed_memory()
+    return run_unit(job, unit, indices)
 
 
 @contextmanager
