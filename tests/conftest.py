@@ -17,9 +17,11 @@ install_import_hook(
     [
         "geocache.data",
         "geocache.geometry.affinity",
+        "geocache.geometry.channels",
         "geocache.geometry.distances",
         "geocache.geometry.features",
         "geocache.geometry.masks",
+        "geocache.geometry.pattern",
         "geocache.models",
         "geocache.pipeline",
         "geocache.student_train",

@@ -5,24 +5,36 @@ from geocache.geometry.affinity import (
     affinity_contrast_from_mask,
     affinity_contrasts,
 )
+from geocache.geometry.channels import (
+    attention_map,
+    channel_gram,
+    normalised_channels,
+    unit_length,
+)
 from geocache.geometry.distances import normalised_distances, squared_distances
 from geocache.geometry.features import check_finite, flatten_grid
 from geocache.geometry.knn import nearest_neighbours
 from geocache.geometry.masks import knn_mask, neighbour_counts, tree_hops, tree_mask
 from geocache.geometry.mst import minimum_spanning_tree
+from geocache.geometry.pattern import pattern_difference
 
 __all__ = [
     "affinity_contrast",
     "affinity_contrast_from_mask",
     "affinity_contrasts",
+    "attention_map",
+    "channel_gram",
     "check_finite",
     "flatten_grid",
     "knn_mask",
     "minimum_spanning_tree",
     "nearest_neighbours",
     "neighbour_counts",
+    "normalised_channels",
     "normalised_distances",
+    "pattern_difference",
     "squared_distances",
     "tree_hops",
     "tree_mask",
+    "unit_length",
 ]

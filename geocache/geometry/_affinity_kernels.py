@@ -29,14 +29,22 @@ from geocache.geometry._tree_kernels import (
     visiting_order,
 )
 
-__all__ = ["list_backward", "list_forward", "tree_backward", "tree_forward"]
+__all__ = [
+    "centre",
+    "list_backward",
+    "list_forward",
+    "padded",
+    "safe_scale",
+    "tree_backward",
+    "tree_forward",
+]
 
 # A map is constant when its summed distances fall below this part of its summed squares.
 _CONSTANT = 1e-12
 
 
 @compiled_sum
-def _dot(a: Any, b: Any, n: int) -> Any:
+def dot(a: Any, b: Any, n: int) -> Any:
     total = a.dtype.type(0)
     for c in range(n):
         total += a[c] * b[c]
@@ -52,21 +60,21 @@ def _sum_from(a: Any, origin: Any, n: int) -> Any:
 
 
 @compiled
-def _safe_scale(x: Any) -> Any:
+def safe_scale(x: Any) -> Any:
     """Return 1 where squares of the values are far from overflow and underflow, else a power of 2.
 
     Scaling by a power of two rounds nothing, so both ways give the same bits.
     """
     energy = 0.0
     for c in range(x.shape[0]):
-        energy += _dot(x[c], x[c], x.shape[1])
+        energy += dot(x[c], x[c], x.shape[1])
     if 1e-12 < energy < 1e24:
         return x.dtype.type(1)
     return power_of_two_scale(x)
 
 
 @compiled
-def _centre(x: Any, order: Any, scale: Any, rows: Any) -> bool:
+def centre(x: Any, order: Any, scale: Any, rows: Any) -> bool:
     """Write centred, scaled x into rows[:, :C] in `order`, |x|^2 into C; True if x is constant.
 
     Position 0 is subtracted first: a constant map then becomes exactly 0, rounding or not.
@@ -84,7 +92,7 @@ def _centre(x: Any, order: Any, scale: Any, rows: Any) -> bool:
     spread = 0.0
     for v in range(n):
         row = rows[v]
-        square_norm = _dot(row, row, n_channels)
+        square_norm = dot(row, row, n_channels)
         row[n_channels] = square_norm
         spread += square_norm
     return 2.0 * n * spread <= _CONSTANT * (energy + spread) or spread == 0.0
@@ -101,7 +109,7 @@ def _contrast(rows: Any, sums: Any, order: Any, affinity: Any, n_channels: int) 
         row, total = rows[v], sums[v]
         square = row[n_channels]
         numerator = total[n_channels + 1] * square + total[n_channels]
-        numerator -= 2 * _dot(row, total, n_channels)
+        numerator -= 2 * dot(row, total, n_channels)
         affinity[order[v]] = min(max(numerator / (n * square + spread), 0.0), 1.0)
 
 
@@ -162,7 +170,7 @@ def _gradient(
 
 
 @compiled
-def _padded(depth: int) -> int:
+def padded(depth: int) -> int:
     """Round a row up to whole vector registers of eight floats."""
     return (depth + 7) // 8 * 8
 
@@ -177,7 +185,7 @@ def tree_forward(
     """
     n_channels, n = features.shape[1], features.shape[2]
     widest = radii.max()
-    depth = _padded(n_channels + 2)
+    depth = padded(n_channels + 2)
     rows = np.zeros((n, depth), features.dtype)
     sums = np.empty((n, depth), features.dtype)
     below = np.empty((n, widest + 1, depth), features.dtype)
@@ -187,8 +195,8 @@ def tree_forward(
     place = np.empty(n, np.int32)
     for image in range(start, stop):
         valid[image] = visiting_order(parents[image], order, place)
-        scale = _safe_scale(features[image])
-        if not valid[image] or _centre(features[image], order, scale, rows):
+        scale = safe_scale(features[image])
+        if not valid[image] or centre(features[image], order, scale, rows):
             affinity[image] = 0
             continue
         rows[:, n_channels + 1] = 1
@@ -212,7 +220,7 @@ def tree_backward(
 ) -> None:
     """Write dL/dfeatures from outer = dL/dJ; the neighbour sums are formed again, not kept."""
     n_channels, n = features.shape[1], features.shape[2]
-    depth = _padded(n_channels + 2)
+    depth = padded(n_channels + 2)
     rows = np.zeros((n, depth), features.dtype)
     sums = np.empty((n, depth), features.dtype)
     weighted = np.zeros((n, depth), features.dtype)
@@ -225,9 +233,9 @@ def tree_backward(
     order = np.empty(n, np.int32)
     place = np.empty(n, np.int32)
     for image in range(start, stop):
-        scale = _safe_scale(features[image])
+        scale = safe_scale(features[image])
         visiting_order(parents[image], order, place)
-        if _centre(features[image], order, scale, rows):
+        if centre(features[image], order, scale, rows):
             grad[image] = 0
             continue
         rows[:, n_channels + 1] = 1
@@ -276,8 +284,8 @@ def list_forward(
     sums = np.empty((n, n_channels + 2), features.dtype)
     order = np.arange(n).astype(np.int32)
     for image in range(start, stop):
-        scale = _safe_scale(features[image])
-        if _centre(features[image], order, scale, rows):
+        scale = safe_scale(features[image])
+        if centre(features[image], order, scale, rows):
             affinity[image, :] = 0
             continue
         rows[:, n_channels + 1] = 1
@@ -306,8 +314,8 @@ def list_backward(
     mean = np.empty(n_channels, features.dtype)
     order = np.arange(n).astype(np.int32)
     for image in range(start, stop):
-        scale = _safe_scale(features[image])
-        if _centre(features[image], order, scale, rows):
+        scale = safe_scale(features[image])
+        if centre(features[image], order, scale, rows):
             grad[image] = 0
             continue
         rows[:, n_channels + 1] = 1

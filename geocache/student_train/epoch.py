@@ -46,7 +46,7 @@ def one_epoch(
     # Dropout's stream too is a function of (seed, epoch): nothing of it needs saving.
     torch.manual_seed(mix(table.seed, epoch))
     setup.student.train()
-    weights = [term_weights[term.label] for term in setup.terms]
+    weights = [term_weights[term.label] * term.schedule.factor(epoch) for term in setup.terms]
     sums = torch.zeros(len(setup.terms), dtype=torch.float64, device=device)
     n_correct = torch.zeros((), dtype=torch.int64, device=device)
     n_labelled = torch.zeros((), dtype=torch.int64, device=device)
@@ -75,6 +75,7 @@ def one_epoch(
         "lr": lr,
         "loss": loss,
         "terms": {term.label: mean for term, mean in zip(setup.terms, means, strict=True)},
+        "weights": {term.label: w for term, w in zip(setup.terms, weights, strict=True)},
         "train_accuracy": int(n_correct) / max(int(n_labelled), 1),
         "elapsed_s": elapsed_s,
         "step_s": elapsed_s / step,

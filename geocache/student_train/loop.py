@@ -89,7 +89,7 @@ def train(
             refuse_overwriting(out)
         setup = prepare(recipe, sources)
         state = open_run(recipe, setup, out)
-        optimizer = _optimizer(recipe.train, setup.student)
+        optimizer = _optimizer(recipe.train, nn.ModuleList([setup.student, setup.adapters]))
         if state is None:
             calibration = calibrate(
                 setup.terms, setup.student, setup.loader,

@@ -20,6 +20,7 @@ from pydantic import (
 
 from geocache.errors import ConfigError
 from geocache.student_train.losses import Loss, build_loss
+from geocache.student_train.schedules import WeightSchedule
 
 __all__ = [
     "IMAGENET_MEAN",
@@ -108,6 +109,28 @@ class StudentTable(_Normalised):
     std: Channels | None = None
 
 
+class ScheduleTable(_Table):
+    """How a term's weight changes over the epochs."""
+
+    kind: Literal["constant", "exponential", "step", "warmup"] = "constant"
+    gamma: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    milestones: tuple[int, ...] = ()
+    epochs: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _has_what_its_kind_needs(self) -> ScheduleTable:
+        needed = {"exponential": {"gamma"}, "step": {"gamma", "milestones"}, "warmup": {"epochs"}}
+        given = {name for name in ("gamma", "milestones", "epochs") if getattr(self, name)}
+        if given != needed.get(self.kind, set()):
+            names = ", ".join(sorted(needed.get(self.kind, set()))) or "nothing"
+            raise ValueError(f"kind '{self.kind}' with {names} beside it")
+        return self
+
+    def build(self) -> WeightSchedule:
+        """Return the schedule itself."""
+        return WeightSchedule(self.kind, self.gamma or 1.0, self.milestones, self.epochs or 1)
+
+
 class LossTable(_Table):
     """One term of the total loss: a loss, its options, its layers and its weight."""
 
@@ -116,6 +139,7 @@ class LossTable(_Table):
     teacher: str | None = None
     weight: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     share: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    schedule: ScheduleTable = ScheduleTable()
     options: dict[str, Any] = {}
 
     @model_validator(mode="before")

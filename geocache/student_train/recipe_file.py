@@ -224,6 +224,8 @@ def _check_terms(recipe: Recipe) -> None:
                 f"{place} must have a weight, got share = {term.share}: shares are measured "
                 "against cross-entropy itself. Write weight instead."
             )
+        if loss.needs_layer and not loss.targets() and term.student and not term.teacher:
+            continue  # it looks at the student and the labels alone
         if loss.needs_layer and not (term.student and term.teacher):
             raise ConfigError(
                 f"{place} must name the layers it compares, got student = {term.student!r} and "

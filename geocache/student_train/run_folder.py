@@ -88,6 +88,7 @@ def _resumed(recipe: Recipe, setup: Setup, out: Path) -> RunState:
     keep_epochs(out, len(saved["epochs"]))
     (out / "recipe.json").write_text(recipe.model_dump_json(indent=2) + "\n", encoding="utf-8")
     setup.student.load_state_dict(saved["model"])
+    setup.adapters.load_state_dict(saved.get("adapters", {}))
     return RunState(
         calibration=Calibration(**saved["calibration"]),
         epochs=saved["epochs"],
@@ -136,6 +137,7 @@ def save_run(
         "best_epoch": state.best_epoch,
         "best_accuracy": state.best_accuracy,
         "model": {name: value.detach().cpu() for name, value in setup.student.state_dict().items()},
+        "adapters": {n: value.detach().cpu() for n, value in setup.adapters.state_dict().items()},
     }
     if state.n_epochs > 0 and state.best_epoch == state.n_epochs:
         save_checkpoint(out / "best.pt", shared)

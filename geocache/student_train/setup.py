@@ -15,7 +15,7 @@ from geocache.student_train.order import hold_out
 from geocache.student_train.recipe import Recipe, TrainTable, required_targets
 from geocache.student_train.source import Source, as_source, dataset_source
 from geocache.student_train.stream import Loader, find_target, usable_rows
-from geocache.student_train.terms import Term, build_terms, check_pairs
+from geocache.student_train.terms import Term, attach_adapters, build_terms, check_pairs
 
 __all__ = ["Setup", "prepare", "torch_settings"]
 
@@ -27,6 +27,8 @@ class Setup:
     source: Source
     student: nn.Module
     terms: tuple[Term, ...]
+    adapters: nn.ModuleDict
+    """What terms train beside the student, by the term's number."""
     loader: Loader
     validation: Loader | None
     device: torch.device
@@ -72,8 +74,9 @@ def prepare(recipe: Recipe, sources: Source | Mapping[str, Source] | None) -> Se
     student = build_student(recipe, len(source.classes), whole.image_shape).to(device)
     _check_classes(student, whole, source)
     terms = build_terms(recipe)
+    terms, adapters = attach_adapters(terms, student, whole)
     check_pairs(terms, student, whole, names=(recipe.student.model, name or "none"))
-    return Setup(source, student, terms, loader, validation, device)
+    return Setup(source, student, terms, adapters, loader, validation, device)
 
 
 def choose_device(wanted: str) -> torch.device:

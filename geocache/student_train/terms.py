@@ -8,6 +8,7 @@ weights only fit the published teacher; shares travel.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,9 +22,18 @@ from geocache.models import Taps, list_layers
 from geocache.student_train.losses import Loss
 from geocache.student_train.losses.cross_entropy import CrossEntropy
 from geocache.student_train.recipe import Recipe
+from geocache.student_train.schedules import CONSTANT, WeightSchedule
 from geocache.student_train.stream import Batch, Loader
 
-__all__ = ["Calibration", "Term", "build_terms", "calibrate", "check_pairs", "student_layers"]
+__all__ = [
+    "Calibration",
+    "Term",
+    "attach_adapters",
+    "build_terms",
+    "calibrate",
+    "check_pairs",
+    "student_layers",
+]
 
 
 @dataclass(frozen=True)
@@ -36,11 +46,22 @@ class Term:
     teacher_layer: str | None
     weight: float | None
     share: float | None
+    schedule: WeightSchedule = CONSTANT
+    adapter: nn.Module | None = None
+
+    def inputs(
+        self, logits: Tensor, features: Mapping[str, Tensor], batch: Batch
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return what the loss compares: the student's tensor and the target."""
+        student = logits if self.student_layer is None else features[self.student_layer]
+        return student, batch.at(self.teacher_layer)
 
     def value(self, logits: Tensor, features: Mapping[str, Tensor], batch: Batch) -> Tensor:
         """Return the term's loss of a batch, without its weight."""
-        student = logits if self.student_layer is None else features[self.student_layer]
-        return self.loss(student=student, target=batch.at(self.teacher_layer))
+        student, target = self.inputs(logits, features, batch)
+        if self.adapter is not None:
+            student = self.adapter(student)
+        return self.loss(student=student, target=target)
 
 
 @dataclass(frozen=True)
@@ -62,6 +83,7 @@ def build_terms(recipe: Recipe) -> tuple[Term, ...]:
             teacher_layer=table.teacher_layer()[1],
             weight=1.0 if table.weight is None and table.share is None else table.weight,
             share=table.share,
+            schedule=table.schedule.build(),
         )
         for label, table in zip(recipe.term_labels(), recipe.loss, strict=True)
     )
@@ -70,6 +92,31 @@ def build_terms(recipe: Recipe) -> tuple[Term, ...]:
 def student_layers(terms: Sequence[Term]) -> tuple[str, ...]:
     """Return the student layers to tap, each once."""
     return tuple(dict.fromkeys(term.student_layer for term in terms if term.student_layer))
+
+
+@torch.no_grad()
+def attach_adapters(
+    terms: Sequence[Term], model: nn.Module, loader: Loader
+) -> tuple[tuple[Term, ...], nn.ModuleDict]:
+    """Build the modules that terms train beside the student; return the terms that hold them.
+
+    The modules are keyed by the term's number. Raises ShapeError when a term's maps do not fit.
+    """
+    batch = loader.batch(loader.rows[:2])
+    mode = model.training
+    model.eval()
+    with Taps(model, student_layers(terms)) as taps:
+        logits, features = taps(batch.images)
+    model.train(mode)
+    attached, adapters = [], nn.ModuleDict()
+    for number, term in enumerate(terms):
+        student, target = term.inputs(logits, features, batch)
+        adapter = term.loss.adapter(student=student, target=target)
+        if adapter is not None:
+            adapters[str(number)] = adapter.to(loader.device)
+            term = dataclasses.replace(term, adapter=adapter)
+        attached.append(term)
+    return tuple(attached), adapters
 
 
 @torch.no_grad()
@@ -107,7 +154,9 @@ def _fitting(term: Term, model: nn.Module, loader: Loader, batch: Batch) -> list
     for layer in list_layers(model, loader.image_shape):
         zeros = torch.zeros((len(batch.rows), *layer.shape), device=loader.device)
         try:
-            term.loss(student=zeros, target=batch.at(term.teacher_layer))
+            target = batch.at(term.teacher_layer)
+            adapter = term.loss.adapter(student=zeros, target=target)
+            term.loss(student=zeros if adapter is None else adapter(zeros), target=target)
         except GeocacheError:
             continue
         fitting.append(f"{layer.path} ({'x'.join(map(str, layer.shape))})")

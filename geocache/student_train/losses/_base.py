@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["Loss", "full_precision"]
+__all__ = ["Loss", "full_precision", "safe_norm"]
 
 
 class Loss(ABC):
@@ -35,6 +35,14 @@ class Loss(ABC):
         """
         return ()
 
+    def adapter(self, *, student: Tensor, target: Mapping[str, Tensor]) -> nn.Module | None:
+        """Return a module to be trained with the student, through which its map reaches the loss.
+
+        `student` and `target` are those of any batch, for their shapes. Its weights come from
+        torch's global generator. By default there is none.
+        """
+        return None
+
     @abstractmethod
     def __call__(self, *, student: Tensor, target: Mapping[str, Tensor]) -> Tensor:
         """Return the loss of a batch: a scalar, the mean over its rows."""
@@ -43,3 +51,10 @@ class Loss(ABC):
 def full_precision(values: Tensor) -> Tensor:
     """Return the values in float32, or wider where they are: a softmax in bfloat16 errs by 4 %."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def safe_norm(x: Tensor) -> Tensor:
+    """Return the Euclidean norm over all but the first axis, with gradient 0 where it is 0."""
+    square = x.flatten(1).square().sum(1)
+    zero = square == 0
+    return torch.where(zero, torch.zeros_like(square), square.where(~zero, 1.0).sqrt())

@@ -7,7 +7,6 @@ comes from `geometry`, the function that computed the teacher's.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -15,9 +14,10 @@ from typing import ClassVar, Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from geocache.errors import ConfigError, ShapeError
+from geocache.errors import ConfigError
 from geocache.geometry import affinity_contrast
 from geocache.student_train.losses._base import Loss
+from geocache.student_train.losses._grids import require_positions
 
 __all__ = ["AffinityContrast"]
 
@@ -81,7 +81,7 @@ class AffinityContrast(Loss):
         """
         neighbourhood, affinity = self._names()
         hood, teacher_j = target[neighbourhood], target[affinity]
-        _check_grid(student, teacher_j.shape[1])
+        require_positions(student, teacher_j.shape[1], "affinity_contrast")
         student_j = affinity_contrast(
             student,
             parents=hood if self.k is None else None,
@@ -91,18 +91,6 @@ class AffinityContrast(Loss):
         )
         squares = (student_j - teacher_j.to(student_j.dtype)).square()
         return (squares.sum(1) if self.reduction == "sum" else squares.mean(1)).mean()
-
-
-def _check_grid(student: Tensor, n_teacher: int) -> None:
-    grid = tuple(student.shape[2:])
-    if student.ndim < 3 or math.prod(grid) != n_teacher:
-        got = "x".join(map(str, grid)) if grid else "no grid"
-        side = math.isqrt(n_teacher)
-        teacher = f"{side}x{side}" if side * side == n_teacher else f"{n_teacher} positions"
-        raise ShapeError(
-            "affinity_contrast must compare maps of one grid, "
-            f"got {got} from the student and {teacher} from the teacher"
-        )
 
 
 LOSS = AffinityContrast

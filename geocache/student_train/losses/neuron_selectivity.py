@@ -1,0 +1,96 @@
+"""Neuron selectivity transfer: the student's channel maps are distributed like the teacher's.
+
+MMD needs all pairs of channels; for the linear and the quadratic kernel it equals the distance of
+two small statistics, so the teacher's channels are neither stored nor broadcast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from geocache.errors import ConfigError
+from geocache.geometry import channel_gram, normalised_channels
+from geocache.student_train.losses._base import Loss, full_precision
+from geocache.student_train.losses._grids import to_grid, to_nodes
+
+__all__ = ["NeuronSelectivity"]
+
+Kernel = Literal["linear", "polynomial", "gaussian"]
+
+
+@dataclass(frozen=True)
+class NeuronSelectivity(Loss):
+    """MMD^2 between the unit-length channel maps of teacher and student (NST eq 4-5).
+
+    `MMD^2 = mean_kk' K(f_T^k, f_T^k') + mean K(f_S, f_S) - 2 mean K(f_T, f_S)`, mean over the
+    batch; the paper's total weighs it lambda / 2 with lambda 50 (linear), 50 (polynomial), 100
+    (Gaussian). Kernels: linear `x.y`, as |mean f_T - mean f_S|^2; polynomial `(x.y)^2`, as
+    |G_T - G_S|_F^2 with G = (1/C) sum_k f^k f^kT (equal to eq 4; the paper's eq 9-10 leave out the
+    1/C); Gaussian `exp(-|x-y|^2 / (2 sigma^2))` with sigma^2 the mean squared distance over all
+    pairs of the two nets' maps, taken as a constant.
+
+    A map of zeros contributes 0, counts in C and has gradient 0. Invariant to the scale and order
+    of channels. O(N C), O(N^2 C) and O((C_T + C_S)^2 N) an image. A student with a larger grid is
+    interpolated to the teacher's.
+
+    Arguments: `kernel`. Raises ConfigError for another, ShapeError where the student's grid is the
+    smaller one (except for the Gaussian kernel, whose target is the activation).
+    """
+
+    kernel: Kernel = "polynomial"
+    needs_layer: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.kernel not in _TARGETS:
+            raise ConfigError(
+                f"neuron_selectivity kernel must be one of {', '.join(_TARGETS)}, got "
+                f"{self.kernel!r}."
+            )
+
+    def targets(self, layer: str | None = None) -> tuple[str, ...]:
+        """Name the teacher's mean map, Gram matrix or activation."""
+        prefix = f"{layer}/" if layer else ""
+        return (prefix + _TARGETS[self.kernel],)
+
+    def __call__(
+        self, *, student: Float[Tensor, "batch channels *grid"], target: Mapping[str, Tensor]
+    ) -> Float[Tensor, ""]:
+        """Return MMD^2; the target is (batch, N), (batch, N, N) or the map (batch, C, H, W)."""
+        x = full_precision(student)
+        theirs = target[_TARGETS[self.kernel]].to(x.dtype)
+        if self.kernel == "gaussian":
+            grid = tuple(map(min, zip(x.shape[2:], theirs.shape[2:], strict=True)))
+            return _gaussian(to_grid(x, grid), to_grid(theirs, grid))
+        x = to_nodes(x, theirs.shape[1], "neuron_selectivity")
+        if self.kernel == "linear":
+            return (normalised_channels(x).mean(dim=1) - theirs).square().sum(1).mean()
+        return (channel_gram(x) - theirs).square().sum((1, 2)).mean()
+
+
+def _gaussian(ours: Tensor, theirs: Tensor) -> Tensor:
+    s, t = normalised_channels(ours), normalised_channels(theirs)
+    between = torch.cat([t, s], dim=1)
+    n = t.shape[1]
+    square = between.square().sum(dim=2)
+    distance = square[:, :, None] + square[:, None] - 2 * between @ between.transpose(1, 2)
+    distance = distance.clamp_min(0)
+    variance = distance.detach().mean(dim=(1, 2), keepdim=True)
+    # Maps that are all alike have no spread; then every kernel value is 1.
+    kernel = torch.exp(-distance / (2 * variance.where(variance > 0, torch.ones_like(variance))))
+    mmd = kernel[:, :n, :n].mean((1, 2)) + kernel[:, n:, n:].mean((1, 2))
+    return (mmd - 2 * kernel[:, :n, n:].mean((1, 2))).clamp_min(0).mean()
+
+
+_TARGETS: dict[Kernel, str] = {
+    "linear": "mean_map",
+    "polynomial": "gram",
+    "gaussian": "activation",
+}
+
+LOSS = NeuronSelectivity
