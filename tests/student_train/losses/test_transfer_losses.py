@@ -222,3 +222,17 @@ def test_hint_projects_and_compares() -> None:
     )
     with pytest.raises(ShapeError, match="4x4 from the student and 2x2"):
         loss(student=torch.zeros(2, 5, 4, 4), target={"activation": teacher})
+
+
+@pytest.mark.parametrize("hood", [{"radius": 1}, {"radius": 3}, {"k": 2}, {}])
+def test_neighbouring_pattern_gradient(hood: dict[str, int]) -> None:
+    student, teacher = maps("random", 1, 2, 3, 3, 2), maps("relu", 2, 2, 5, 3, 2)
+    rows, columns = torch.triu_indices(6, 6, offset=1)
+    target = {
+        "distance": squared_distances(teacher)[:, rows, columns],
+        "mst": minimum_spanning_tree(teacher),
+        "knn.k2": nearest_neighbours(teacher, 2),
+    }
+    loss = build_loss("neighbouring_pattern", hood)
+    student.requires_grad_()
+    assert torch.autograd.gradcheck(lambda s: loss(student=s, target=target), student)
