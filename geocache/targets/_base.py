@@ -28,7 +28,7 @@ from geocache.geometry import (
     nearest_neighbours,
 )
 
-__all__ = ["LocalFeatures", "RowStorage", "Target", "node_dtype", "to_half"]
+__all__ = ["LocalFeatures", "PlainTarget", "RowStorage", "Target", "node_dtype", "to_half"]
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,22 @@ class Target(ABC):
         }
 
 
+class PlainTarget(Target):
+    """A target without parameters: its array is named by its kind alone."""
+
+    @property
+    def array_name(self) -> str:
+        """The kind."""
+        return self.kind
+
+    @classmethod
+    def from_suffix(cls, suffix: str) -> Self:
+        """Refuse a suffix: there are no parameters to read."""
+        if suffix:
+            raise ConfigError(f"target '{cls.kind}' takes no parameters, got '{suffix}'.")
+        return cls()
+
+
 def node_dtype(n: int) -> str:
     """Return the narrowest type that numbers n nodes."""
     return "uint8" if n <= 256 else "int16" if n <= 32_768 else "int32"
@@ -162,9 +178,3 @@ def whole_number(text: str, what: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise ConfigError(f"{what} must be a whole number from 1 up, got '{text}'.")
     return int(text)
-
-
-def plain(cls: type[Target], suffix: str) -> None:
-    """Refuse a suffix on a target that has no parameters."""
-    if suffix:
-        raise ConfigError(f"target '{cls.kind}' takes no parameters, got '{suffix}'.")

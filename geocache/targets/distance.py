@@ -6,7 +6,7 @@ Divided by the image's largest: squares overflow float16, and a pattern does not
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -14,27 +14,16 @@ from torch import Tensor
 
 from geocache.errors import ShapeError
 from geocache.geometry import squared_distances
-from geocache.targets._base import LocalFeatures, RowStorage, Target, grid_nodes, plain, to_half
+from geocache.targets._base import LocalFeatures, PlainTarget, RowStorage, grid_nodes, to_half
 
 __all__ = ["TARGET", "Distance"]
 
 
 @dataclass(frozen=True)
-class Distance(Target):
+class Distance(PlainTarget):
     """Store delta_ij / max delta for i < j, row by row, as float16: relative error 2^-11."""
 
     kind: ClassVar[str] = "distance"
-
-    @property
-    def array_name(self) -> str:
-        """`distance`."""
-        return self.kind
-
-    @classmethod
-    def from_suffix(cls, suffix: str) -> Self:
-        """Take no parameters."""
-        plain(cls, suffix)
-        return cls()
 
     def storage(self, shape: tuple[int, ...]) -> RowStorage:
         """Store (pair,); needs a grid of at least two positions."""

@@ -4,34 +4,23 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from geocache.geometry import channel_gram
-from geocache.targets._base import LocalFeatures, RowStorage, Target, grid_nodes, plain, to_half
+from geocache.targets._base import LocalFeatures, PlainTarget, RowStorage, grid_nodes, to_half
 
 __all__ = ["TARGET", "Gram"]
 
 
 @dataclass(frozen=True)
-class Gram(Target):
+class Gram(PlainTarget):
     """Store the upper triangle of G = (1/C) sum_k f^k f^kT (N x N, FORMULAS NST) as float16."""
 
     kind: ClassVar[str] = "gram"
-
-    @property
-    def array_name(self) -> str:
-        """`gram`."""
-        return self.kind
-
-    @classmethod
-    def from_suffix(cls, suffix: str) -> Self:
-        """Take no parameters."""
-        plain(cls, suffix)
-        return cls()
 
     def storage(self, shape: tuple[int, ...]) -> RowStorage:
         """Store (pair,), i <= j row by row; needs a grid."""

@@ -3,34 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 from torch import Tensor
 
 from geocache.errors import ShapeError
-from geocache.targets._base import LocalFeatures, RowStorage, Target, plain, to_half
+from geocache.targets._base import LocalFeatures, PlainTarget, RowStorage, to_half
 
 __all__ = ["TARGET", "Logits"]
 
 
 @dataclass(frozen=True)
-class Logits(Target):
+class Logits(PlainTarget):
     """Store the K logits as float16: relative error 2^-11."""
 
     kind: ClassVar[str] = "logits"
     needs_layer: ClassVar[bool] = False
-
-    @property
-    def array_name(self) -> str:
-        """`logits`."""
-        return self.kind
-
-    @classmethod
-    def from_suffix(cls, suffix: str) -> Self:
-        """Take no parameters."""
-        plain(cls, suffix)
-        return cls()
 
     def storage(self, shape: tuple[int, ...]) -> RowStorage:
         """Store (class,) float16; raises ShapeError when the output is not one vector an image."""

@@ -3,33 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 from torch import Tensor
 
 from geocache.geometry import normalised_channels
-from geocache.targets._base import LocalFeatures, RowStorage, Target, grid_nodes, plain, to_half
+from geocache.targets._base import LocalFeatures, PlainTarget, RowStorage, grid_nodes, to_half
 
 __all__ = ["TARGET", "MeanMap"]
 
 
 @dataclass(frozen=True)
-class MeanMap(Target):
+class MeanMap(PlainTarget):
     """Store (1/C) sum_k f^k, f^k channel k's map at unit length (NST eq 5), as float16."""
 
     kind: ClassVar[str] = "mean_map"
-
-    @property
-    def array_name(self) -> str:
-        """`mean_map`."""
-        return self.kind
-
-    @classmethod
-    def from_suffix(cls, suffix: str) -> Self:
-        """Take no parameters."""
-        plain(cls, suffix)
-        return cls()
 
     def storage(self, shape: tuple[int, ...]) -> RowStorage:
         """Store (node,) float16; needs a grid."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -11,32 +11,20 @@ from torch import Tensor
 
 from geocache.targets._base import (
     LocalFeatures,
+    PlainTarget,
     RowStorage,
-    Target,
     grid_nodes,
     node_dtype,
-    plain,
 )
 
 __all__ = ["TARGET", "MinimumSpanningTree"]
 
 
 @dataclass(frozen=True)
-class MinimumSpanningTree(Target):
+class MinimumSpanningTree(PlainTarget):
     """Store the parent of each node, the root (node 0) being its own."""
 
     kind: ClassVar[str] = "mst"
-
-    @property
-    def array_name(self) -> str:
-        """`mst`."""
-        return self.kind
-
-    @classmethod
-    def from_suffix(cls, suffix: str) -> Self:
-        """Take no parameters."""
-        plain(cls, suffix)
-        return cls()
 
     def storage(self, shape: tuple[int, ...]) -> RowStorage:
         """Store (node,) in the narrowest integer; needs a grid."""

@@ -3,32 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 from torch import Tensor
 
-from geocache.targets._base import LocalFeatures, RowStorage, Target, plain, to_half
+from geocache.targets._base import LocalFeatures, PlainTarget, RowStorage, to_half
 
 __all__ = ["TARGET", "Pooled"]
 
 
 @dataclass(frozen=True)
-class Pooled(Target):
+class Pooled(PlainTarget):
     """Store the mean over positions as float16; a layer without a grid is stored as it is."""
 
     kind: ClassVar[str] = "pooled"
-
-    @property
-    def array_name(self) -> str:
-        """`pooled`."""
-        return self.kind
-
-    @classmethod
-    def from_suffix(cls, suffix: str) -> Self:
-        """Take no parameters."""
-        plain(cls, suffix)
-        return cls()
 
     def storage(self, shape: tuple[int, ...]) -> RowStorage:
         """Store (channel,) float16."""
