@@ -17,22 +17,26 @@ from geocache.student_train import Recipe, required_targets
 from geocache.student_train.recipe import TeacherTable
 from geocache.targets import target_from_name
 
-__all__ = ["cache_of", "request_of"]
+__all__ = ["caches_of", "requests_of"]
 
 
-def request_of(recipe: Recipe, **settings: Any) -> BuildRequest:
-    """Return what to build for a recipe: exactly the targets of its losses, and the images.
+def requests_of(recipe: Recipe, **settings: Any) -> dict[str, BuildRequest]:
+    """Return what to build for each teacher of a recipe, by name.
 
-    `settings` are further fields of BuildRequest; None leaves the recipe's or the default. Raises
-    ConfigError for a recipe without a teacher, MissingDataError for absent data.
+    That is exactly the targets of its losses, and for the first teacher the images. `settings` are
+    further fields of BuildRequest; None leaves the recipe's or the default. Raises ConfigError for
+    a recipe without a teacher, MissingDataError for absent data.
     """
-    data = recipe.data
     if not recipe.teacher:
         raise ConfigError(
             "recipe must have a [teacher] to build a cache from, got none. Its student trains from "
             "the data set itself: `geocache train`."
         )
-    teacher = recipe.teacher[0]
+    return {teacher.name: _request_of(recipe, teacher, settings) for teacher in recipe.teacher}
+
+
+def _request_of(recipe: Recipe, teacher: TeacherTable, settings: Mapping[str, Any]) -> BuildRequest:
+    data = recipe.data
     evaluation = None
     if data.eval_split is not None:
         evaluation = open_dataset(
@@ -52,41 +56,55 @@ def request_of(recipe: Recipe, **settings: Any) -> BuildRequest:
         "image": ImageSpec(data.image_size()),
         "evaluation": evaluation,
         "limit": data.limit,
-        # The student reads its pixels from the cache, however large they are.
-        "images": True,
+        # The student reads its pixels from the (first) cache, however large they are.
+        "images": True if teacher is recipe.teacher[0] else None,
     }
     given = {name: value for name, value in settings.items() if value is not None}
     return BuildRequest(**{**fields, **given})
 
 
-def cache_of(
+def caches_of(
     recipe: Recipe, recipe_path: str, *, store: str | None, cache: str | None, overrides: Any
-) -> Cache:
-    """Return the cache that a recipe's losses read, found by its identity, and whole.
+) -> dict[str, Cache]:
+    """Return the cache of each teacher that a recipe's losses read, by the teacher's name, whole.
 
-    `cache` (or `cache` in [teacher]) names it instead; where the data set is absent, the only cache
-    in the store whose teacher fits is taken. Raises CacheError or MissingTargetError, with the
-    command that builds what is missing.
+    Each is found by its identity. `cache` (or `cache` in [teacher]) names it instead; where the
+    data set is absent, the only cache in the store whose teacher fits is taken. Raises CacheError
+    or MissingTargetError, with the command that builds what is missing; ConfigError for one
+    `cache` and several teachers.
     """
-    teacher = recipe.teacher[0]
-    named = cache or teacher.cache
+    if cache is not None and len(recipe.teacher) > 1:
+        raise ConfigError(
+            f"--cache names one cache, and the recipe has {len(recipe.teacher)} teachers. Write "
+            "cache = 'KEY' into each [[teacher]] instead."
+        )
+    command = command_line("build", recipe_path, set=overrides, store=store)
+    remedy = f"Run `{command}`, or train with --build."
+    return {
+        teacher.name: _cache_of(recipe, teacher, store, cache or teacher.cache, remedy)
+        for teacher in recipe.teacher
+    }
+
+
+def _cache_of(
+    recipe: Recipe, teacher: TeacherTable, store: str | None, named: str | None, remedy: str
+) -> Cache:
     if named is not None:
         return open_cache(named, store)
     try:
-        report = build(request_of(recipe, store=store, dry_run=True))
+        report = build(_request_of(recipe, teacher, {"store": store, "dry_run": True}))
     except MissingDataError as error:
         return _only_fitting(teacher, store, error)
     if not report.n_units:
         return Cache(report.path)
-    command = command_line("build", recipe_path, set=overrides, store=store)
-    remedy = f"Run `{command}`, or train with --build."
     if not (report.path / "zarr.json").exists():
         raise CacheError(
-            f"cache of this teacher and data must be built before training, got none "
-            f"(key {report.key[:12]} in {store_root(store)}). {remedy}"
+            f"cache of teacher '{teacher.name}' and this data must be built before training, got "
+            f"none (key {report.key[:12]} in {store_root(store)}). {remedy}"
         )
     found = Cache(report.path)
-    wanted = ("images", *required_targets(recipe)[teacher.name])
+    images = ("images",) if teacher is recipe.teacher[0] else ()
+    wanted = (*images, *required_targets(recipe)[teacher.name])
     missing = [name for name in wanted if found.n_built(name) < report.n_asked]
     raise MissingTargetError(
         f"cache {report.key[:12]} must hold {', '.join(wanted)} for {report.n_asked:,} rows, but "

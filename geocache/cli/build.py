@@ -20,6 +20,7 @@ from geocache.cli._options import (
 )
 
 if TYPE_CHECKING:
+    from geocache.cli._progress import Meter
     from geocache.pipeline.build import BuildReport, BuildRequest
 
 _BAD_ROWS_SHOWN = 5
@@ -39,6 +40,13 @@ _FIXED_BY_RECIPE = {
     "eval_split": "--eval-split",
     "n_classes": "--n-classes",
     "teacher_option": "--teacher-option",
+}
+
+_OF_THE_TEACHER = {
+    "overrides": "--set",
+    "scheduler": "--scheduler",
+    "limit": "--limit",
+    "skip_bad": "--skip-bad",
 }
 
 
@@ -63,12 +71,15 @@ _FIXED_BY_RECIPE = {
 @click.option("--eval-split", metavar="NAME", help="Its split.  [default: test]")
 @click.option("--n-classes", type=click.IntRange(1), help="The teacher's, if not the data set's.")
 @click.option("--teacher-option", type=KEY_VALUE, multiple=True, help="Option of the teacher.")
+@click.option("--cache", metavar="KEY|PATH", help="Derive targets in this cache; no teacher runs.")
 @store_option
 @click.option("--executor", type=click.Choice(["dask", "serial"]), help="[default: dask]")
 @click.option("--workers", type=click.IntRange(1), help="Processes of Dask's local cluster.")
 @click.option("--scheduler", metavar="ADDRESS", help="A running Dask cluster instead.")
 @click.option("--device", metavar="auto|cpu|cuda", help="Where the teacher runs.  [default: auto]")
-@click.option("--batch-size", type=click.IntRange(1), help="Images a forward pass. [default: 256]")
+@click.option(
+    "--batch-size", type=click.IntRange(1), help="Images a forward pass.  [default: 64, GPU 512]"
+)
 @click.option("--threads", type=click.IntRange(1), help="torch's threads in each process.")
 @click.option("--limit", type=click.IntRange(1), metavar="ROWS", help="Only the first rows.")
 @click.option("--images/--no-images", default=None, help="Store pixels.  [default: if small]")
@@ -77,6 +88,8 @@ _FIXED_BY_RECIPE = {
 @as_json
 def command(recipe: str | None, as_json: bool, **flags: Any) -> None:
     """Build the cache of a RECIPE.toml, or of --dataset, --teacher and --target.
+
+    With --cache and --target, targets are added that follow from what that cache holds.
 
     What the cache holds already is not computed again. A recipe stores exactly the targets that its
     losses need.
@@ -89,14 +102,37 @@ def command(recipe: str | None, as_json: bool, **flags: Any) -> None:
         Meter(quiet=as_json) as meter,
         work_kept("every committed row group is kept; the same command goes on from there."),
     ):
-        report = build(_request(recipe, flags), meter)
-    _print(report, as_json=as_json, dry_run=flags["dry_run"])
-    if report.failures:
+        if flags["cache"]:
+            reports = [_derived(flags, meter)]
+        else:
+            reports = [build(request, meter) for request in _requests(recipe, flags)]
+    _print(reports, as_json=as_json, dry_run=flags["dry_run"])
+    if any(report.failures for report in reports):
         click.get_current_context().exit(1)
 
 
+def _derived(flags: dict[str, Any], meter: Meter) -> BuildReport:
+    from geocache.data.cache import open_cache
+    from geocache.pipeline.derive import derive
+    from geocache.targets import parse_target
+
+    targets = dict.fromkeys(t for text in flags["target"] for t in parse_target(text))
+    cache = open_cache(flags["cache"], flags["store"])
+    return derive(cache, tuple(targets), dry_run=flags["dry_run"], progress=meter)
+
+
 def _check_usage(recipe: str | None, flags: dict[str, Any]) -> None:
-    if recipe is not None:
+    if flags["cache"]:
+        others = {**_FIXED_BY_RECIPE, **_OF_THE_TEACHER}
+        given = [o for name, o in others.items() if flags[name] and name != "target"]
+        if recipe is not None or given:
+            raise click.UsageError(
+                "--cache derives targets without a teacher; leave out "
+                f"{', '.join(given) or recipe}."
+            )
+        if not flags["target"]:
+            raise click.UsageError("Give at least one --target, as in --target attention@layer2.")
+    elif recipe is not None:
         for name, option in _FIXED_BY_RECIPE.items():
             if flags[name] not in (None, ()):
                 raise click.UsageError(
@@ -115,7 +151,7 @@ def _check_usage(recipe: str | None, flags: dict[str, Any]) -> None:
         raise click.UsageError("--scheduler cannot be mixed with --workers or --executor serial.")
 
 
-def _request(recipe: str | None, flags: dict[str, Any]) -> BuildRequest:
+def _requests(recipe: str | None, flags: dict[str, Any]) -> list[BuildRequest]:
     settings = {
         "store": flags["store"],
         "images": flags["images"],
@@ -130,11 +166,11 @@ def _request(recipe: str | None, flags: dict[str, Any]) -> BuildRequest:
         "dry_run": flags["dry_run"],
     }
     if recipe is not None:
-        from geocache.cli._request import request_of
+        from geocache.cli._request import requests_of
         from geocache.student_train import load_recipe
 
-        return request_of(load_recipe(recipe, flags["overrides"]), **settings)
-    return _request_of_flags(flags, settings)
+        return list(requests_of(load_recipe(recipe, flags["overrides"]), **settings).values())
+    return [_request_of_flags(flags, settings)]
 
 
 def _request_of_flags(flags: dict[str, Any], settings: dict[str, Any]) -> BuildRequest:
@@ -171,34 +207,58 @@ def _request_of_flags(flags: dict[str, Any], settings: dict[str, Any]) -> BuildR
     )
 
 
-def _print(report: BuildReport, *, as_json: bool, dry_run: bool) -> None:
-    from geocache.cli._output import print_json, print_pairs, size_text
+def _print(reports: list[BuildReport], *, as_json: bool, dry_run: bool) -> None:
+    from geocache.cli._output import print_json
 
+    documents = [_document(report, dry_run=dry_run) for report in reports]
+    if as_json:
+        print_json(documents if len(documents) > 1 else documents[0])
+    for number, report in enumerate(reports):
+        _complain(report)
+        if not as_json:
+            if number:
+                click.echo()
+            _print_one(documents[number], dry_run=dry_run)
+            _print_bad(report.bad)
+
+
+def _document(report: BuildReport, *, dry_run: bool) -> dict[str, Any]:
+    per_row = {} if dry_run else _bytes_per_row(report.path)
+    rate = report.rows_built / report.elapsed_s if report.elapsed_s else 0.0
+    return {**vars(report), **per_row, "rows_per_s": rate}
+
+
+def _complain(report: BuildReport) -> None:
     for failure in report.failures:
         reason = " ".join(failure.reason.split())
         click.echo(
             f"geocache: rows {failure.start} to {failure.stop - 1} were not built: {reason}",
             err=True,
         )
-    per_row = {} if dry_run else _bytes_per_row(report.path)
-    rate = report.rows_built / report.elapsed_s if report.elapsed_s else 0.0
-    if as_json:
-        print_json({**vars(report), **per_row, "rows_per_s": rate})
-        return
-    pairs: dict[str, object] = {"key": report.key, "path": report.path}
+
+
+def _print_one(about: dict[str, Any], *, dry_run: bool) -> None:
+    from geocache.cli._output import print_pairs, size_text
+
+    pairs: dict[str, object] = {"key": about["key"], "path": about["path"]}
     if dry_run:
-        pairs["rows"] = f"{report.n_asked:,} of {report.n_rows:,}"
-        pairs["missing"] = f"{report.n_units:,} row groups, {size_text(report.n_bytes_planned)}"
+        pairs["rows"] = f"{about['n_asked']:,} of {about['n_rows']:,}"
+        pairs["missing"] = f"{about['n_units']:,} units, {size_text(about['n_bytes_planned'])}"
     else:
-        done = f"{report.rows_built:,} built" if report.n_units else "nothing to do"
-        pairs["rows"] = f"{report.n_asked:,} of {report.n_rows:,} asked for, {done}"
-        targets, images = per_row["target_bytes_per_row"], per_row["image_bytes_per_row"]
+        done = f"{about['rows_built']:,} built" if about["n_units"] else "nothing to do"
+        pairs["rows"] = f"{about['n_asked']:,} of {about['n_rows']:,} asked for, {done}"
+        targets, images = about["target_bytes_per_row"], about["image_bytes_per_row"]
         pairs["bytes a row"] = f"{targets:,.0f} targets, {images:,.0f} images"
-        pairs["seconds"] = f"{report.elapsed_s:.1f}"
-        if report.rows_built:
-            pairs["rows/s"] = f"{rate:,.0f}"
+        pairs["seconds"] = f"{about['elapsed_s']:.1f}"
+        if about["rows_built"]:
+            pairs["rows/s"] = f"{about['rows_per_s']:,.0f}"
+    if about["n_units"]:
+        ran = "runs" if dry_run else "ran"
+        teacher = ", ".join(about["from_teacher"]) or "nothing"
+        pairs["teacher"] = f"{ran} for {teacher}"
+        if about["derived"]:
+            pairs["derived"] = f"{', '.join(about['derived'])} (from what is stored)"
     print_pairs(pairs)
-    _print_bad(report.bad)
 
 
 def _bytes_per_row(path: Path) -> dict[str, float]:

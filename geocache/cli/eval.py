@@ -83,7 +83,8 @@ def _cache_of_run(key: str, flags: dict[str, Any]) -> Cache | None:
     if flags["cache"]:
         return open_cache(flags["cache"], flags["store"])
     try:
-        return open_cache(key, flags["store"])
+        # With several teachers the student's pixels stand in the first one's cache.
+        return open_cache(key.partition("+")[0], flags["store"])
     except CacheError:
         return None
 

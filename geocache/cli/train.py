@@ -55,18 +55,18 @@ def command(
         "train", recipe, out=folder, set=overrides, store=store, cache=cache, resume=True
     )
     with Meter(quiet=as_json) as meter:
-        source = None
+        sources = None
         if tables.teacher:
-            source = _cache(tables, recipe, overrides, build_first, store, cache, meter)
+            sources = _caches(tables, recipe, overrides, build_first, store, cache, meter)
     with (
         Meter("steps", quiet=as_json) as meter,
         work_kept(f"{folder} keeps every whole epoch; `{again}` goes on from the last one."),
     ):
-        result = train(tables, source, folder, resume=resume, progress=TrainingMeter(meter))
+        result = train(tables, sources, folder, resume=resume, progress=TrainingMeter(meter))
     _print(result, as_json=as_json)
 
 
-def _cache(
+def _caches(
     recipe: Recipe,
     path: str,
     overrides: tuple[str, ...],
@@ -74,21 +74,24 @@ def _cache(
     store: str | None,
     cache: str | None,
     meter: Meter,
-) -> Cache:
-    from geocache.cli._request import cache_of, request_of
+) -> dict[str, Cache]:
+    from geocache.cli._request import caches_of, requests_of
     from geocache.errors import DataError
     from geocache.pipeline.build import build
 
     if build_first:
         with work_kept("every committed row group is kept; the same command goes on from there."):
-            report = build(request_of(recipe, store=store), meter)
-        if report.failures:
-            first = report.failures[0]
+            reports = [
+                build(request, meter) for request in requests_of(recipe, store=store).values()
+            ]
+        failures = [failure for report in reports for failure in report.failures]
+        if failures:
+            first = failures[0]
             raise DataError(
-                f"cache must be whole before training, got {len(report.failures)} failed row "
-                f"groups, the first at rows {first.start} to {first.stop - 1}: {first.reason}"
+                f"cache must be whole before training, got {len(failures)} failed row groups, the "
+                f"first at rows {first.start} to {first.stop - 1}: {first.reason}"
             )
-    return cache_of(recipe, path, store=store, cache=cache, overrides=overrides)
+    return caches_of(recipe, path, store=store, cache=cache, overrides=overrides)
 
 
 def _print(result: TrainResult, *, as_json: bool) -> None:

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Bool, Int64, UInt8
 
 from geocache.data.catalog import find_cache
+from geocache.data.identity import cache_key
 from geocache.data.layout import FORMAT_VERSION, ArrayLayout, Group
 from geocache.data.objects import LocalObjects
 from geocache.data.store import checksum, decode_group, layout_from
@@ -74,6 +75,11 @@ class Cache:
                 f"cache format must be at most {FORMAT_VERSION}, got {version} ({path}). "
                 "Read it with the newer geocache that wrote it."
             )
+
+    @property
+    def rows_key(self) -> str:
+        """What the rows are: caches with equal ones hold the same samples and views, in order."""
+        return cache_key({"data": self.identity["data"], "views": self.identity["views"]})
 
     @cached_property
     def layouts(self) -> dict[str, ArrayLayout]:

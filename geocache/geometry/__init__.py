@@ -2,6 +2,7 @@
 
 from geocache.geometry.affinity import (
     affinity_contrast,
+    affinity_contrast_from_distances,
     affinity_contrast_from_mask,
     affinity_contrasts,
 )
@@ -20,6 +21,7 @@ from geocache.geometry.pattern import pattern_difference
 
 __all__ = [
     "affinity_contrast",
+    "affinity_contrast_from_distances",
     "affinity_contrast_from_mask",
     "affinity_contrasts",
     "attention_map",

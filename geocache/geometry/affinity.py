@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from geocache.errors import ConfigError, ShapeError
@@ -26,7 +26,12 @@ from geocache.geometry._compile import over_images
 from geocache.geometry.features import flatten_grid
 from geocache.geometry.masks import knn_mask, not_a_tree, tree_mask
 
-__all__ = ["affinity_contrast", "affinity_contrast_from_mask", "affinity_contrasts"]
+__all__ = [
+    "affinity_contrast",
+    "affinity_contrast_from_distances",
+    "affinity_contrast_from_mask",
+    "affinity_contrasts",
+]
 
 
 def affinity_contrast(
@@ -116,6 +121,24 @@ def affinity_contrast_from_mask(
     constant = (denominator.detach().sum(dim=1) <= 1e-12 * energy)[:, None] | (denominator == 0)
     safe = torch.where(constant, torch.ones_like(denominator), denominator)
     return torch.where(constant, torch.zeros_like(numerator), numerator / safe).clamp(0, 1)
+
+
+def affinity_contrast_from_distances(
+    pairs: Float[Tensor, "batch pairs"], mask: Bool[Tensor, "batch n n"]
+) -> Float[Tensor, "batch n"]:
+    """Compute J (GeoReg eq 6) from squared distances delta_ij, i < j row by row, of any scale.
+
+    J inherits the relative error of the distances. Where all of them are 0, J is 0. O(batch N^2)
+    time and memory. Not meant to be differentiated.
+    """
+    n = mask.shape[1]
+    rows, columns = torch.triu_indices(n, n, offset=1, device=pairs.device)
+    delta = torch.zeros(len(pairs), n, n, device=pairs.device, dtype=pairs.dtype)
+    delta[:, rows, columns] = pairs
+    delta[:, columns, rows] = pairs
+    total = delta.sum(dim=2)
+    inside = (delta * mask).sum(dim=2)
+    return torch.where(total > 0, inside / total.where(total > 0, 1.0), 0.0)
 
 
 def _check_positions(x: Tensor, neighbourhood: Tensor) -> None:

@@ -8,10 +8,13 @@ import numpy as np
 
 from geocache.data.cache import Cache, array_path
 from geocache.data.layout import ArrayLayout
+from geocache.data.writer import CacheWriter
+from geocache.pipeline.plan import plan_units
 from geocache.pipeline.request import BuildRequest
 from geocache.pipeline.work import IMAGES, VALID
+from geocache.targets import LayerTarget
 
-__all__ = ["wanted_arrays", "without_longer_lists"]
+__all__ = ["publish_whole", "target_layout", "wanted_arrays", "without_longer_lists"]
 
 _SMALL_IMAGE_BYTES = 64 * 64 * 3
 
@@ -29,27 +32,43 @@ def wanted_arrays(
         axes = ("y", "x", "channel")
         layouts[IMAGES] = ArrayLayout(IMAGES, "uint8", n_rows, image_shape, axes, n_bytes)
     for wanted in request.targets:
-        shape = shapes[wanted.layer or ""]
-        storage = wanted.target.storage(shape)
-        own = {
-            "kind": wanted.target.kind,
-            "parameters": wanted.target.parameters,
-            "layer": wanted.layer,
-            "tapped_shape": list(shape),
-        }
-        path = array_path(wanted.name)
-        layouts[path] = ArrayLayout(
-            path=path,
-            dtype=storage.dtype,
-            n_rows=n_rows,
-            row_shape=storage.shape,
-            row_axes=storage.axes,
-            bytes_per_row=storage.bytes_per_row,
-            n_views=1,
-            packed=storage.packed,
-            attributes={**storage.attributes, "geocache": own},
-        )
+        layout = target_layout(wanted, shapes[wanted.layer or ""], n_rows)
+        layouts[layout.path] = layout
     return layouts
+
+
+def target_layout(wanted: LayerTarget, shape: tuple[int, ...], n_rows: int) -> ArrayLayout:
+    """Return the layout of a target's array for a tapped tensor of `shape` an image.
+
+    Raises ShapeError or ConfigError when the target is not defined on that shape.
+    """
+    storage = wanted.target.storage(shape)
+    own = {
+        "kind": wanted.target.kind,
+        "parameters": wanted.target.parameters,
+        "layer": wanted.layer,
+        "tapped_shape": list(shape),
+    }
+    return ArrayLayout(
+        path=array_path(wanted.name),
+        dtype=storage.dtype,
+        n_rows=n_rows,
+        row_shape=storage.shape,
+        row_axes=storage.axes,
+        bytes_per_row=storage.bytes_per_row,
+        n_views=1,
+        packed=storage.packed,
+        attributes={**storage.attributes, "geocache": own},
+    )
+
+
+def publish_whole(writer: CacheWriter, cache: Cache) -> None:
+    """Show every array that has become whole to other Zarr readers."""
+    for path, layout in cache.layouts.items():
+        if not writer.objects.exists(f"{path}/zarr.json"):
+            committed = cache.receipts(layout)
+            if not plan_units([layout], {path: committed}, layout.n_rows):
+                writer.publish(layout)
 
 
 def without_longer_lists(

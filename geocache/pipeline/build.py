@@ -6,15 +6,17 @@ under a receipt. A unit that fails is reported with its rows and its reason; the
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Int64
 
-from geocache.data.cache import Cache
+from geocache.data.cache import Cache, target_name
 from geocache.data.catalog import cache_folder, store_root
 from geocache.data.dataset import ImageDataset
 from geocache.data.identity import (
@@ -29,12 +31,13 @@ from geocache.data.images import image_size
 from geocache.data.objects import LocalObjects
 from geocache.data.writer import CacheWriter, create_cache, small_layout
 from geocache.errors import ConfigError, DataError, StorageError
-from geocache.pipeline.arrays import wanted_arrays, without_longer_lists
+from geocache.pipeline.arrays import publish_whole, wanted_arrays, without_longer_lists
+from geocache.pipeline.derivation import choose_sources
 from geocache.pipeline.evaluation import store_evaluation
 from geocache.pipeline.plan import Unit, missing_bytes, plan_units
 from geocache.pipeline.request import BuildReport, BuildRequest, Failure, Progress
 from geocache.pipeline.teacher import Teacher, TeacherSpec, check_probe
-from geocache.pipeline.work import Job, Outcome, provenance
+from geocache.pipeline.work import IMAGES, VALID, Job, Outcome, provenance
 
 __all__ = ["BuildReport", "BuildRequest", "Failure", "build"]
 
@@ -78,7 +81,14 @@ def build(request: BuildRequest, progress: Progress | None = None) -> BuildRepor
         committed = {p: cache.receipts(layout) for p, layout in layouts.items()}
     units = plan_units(layouts.values(), committed, n_asked)
     planned = missing_bytes(units, layouts)
-    report = BuildReport(key, path, len(dataset), n_asked, len(units), planned)
+    missing = sorted({m.path for unit in units for m in unit.missing} - {IMAGES, VALID})
+    names = [target_name(path) for path in missing]
+    derived = choose_sources(names, _complete(path, n_asked))
+    from_teacher = tuple(name for name in names if name not in derived)
+    report = BuildReport(
+        key, path, len(dataset), n_asked, len(units), planned,
+        derived=tuple(derived), from_teacher=from_teacher,
+    )  # fmt: skip
     if request.dry_run:
         return report
     _check_disk(LocalObjects(path), planned)
@@ -114,13 +124,14 @@ def build(request: BuildRequest, progress: Progress | None = None) -> BuildRepor
         image=request.image,
         image_shape=image_shape,
         layouts=layouts,
+        derived=derived,
         batch_size=batch_size,
         n_threads=n_threads,
         device=device,
         skip_bad=request.skip_bad,
     )
     outcomes = _execute(request, job, units, order, tell)
-    _publish(writer, Cache(path))
+    publish_whole(writer, Cache(path))
     return _finished(report, outcomes, started)
 
 
@@ -166,19 +177,22 @@ def _finished(report: BuildReport, outcomes: Sequence[Outcome], started: float) 
         for o in sorted(outcomes, key=lambda o: (o.unit.view, o.unit.start))
         if o.error is not None
     )
-    return BuildReport(
-        key=report.key,
-        path=report.path,
-        n_rows=report.n_rows,
-        n_asked=report.n_asked,
-        n_units=report.n_units,
-        n_bytes_planned=report.n_bytes_planned,
+    return dataclasses.replace(
+        report,
         n_bytes_written=sum(o.n_bytes for o in outcomes),
         rows_built=sum(o.unit.stop - o.unit.start for o in outcomes if o.error is None),
         elapsed_s=time.monotonic() - started,
         failures=failures,
         bad={row: why for o in outcomes for row, why in o.bad.items()},
     )
+
+
+def _complete(path: Path, n_asked: int) -> tuple[str, ...]:
+    """Return the targets that a cache holds for all rows that are asked for."""
+    if not LocalObjects(path).exists("zarr.json"):
+        return ()
+    cache = Cache(path)
+    return tuple(name for name in cache.target_names() if cache.n_built(name) >= n_asked)
 
 
 def _check_classes(dataset: ImageDataset, evaluation: ImageDataset | None) -> None:
@@ -222,15 +236,6 @@ def _check_disk(objects: LocalObjects, planned: int) -> None:
             f"the disk must hold up to {planned / 1e6:.0f} MB more, got {free / 1e6:.0f} MB free "
             f"(in {objects.root.parent}). Free some space, choose another --store, or give --limit."
         )
-
-
-def _publish(writer: CacheWriter, cache: Cache) -> None:
-    """Show every array that has become whole."""
-    for path, layout in cache.layouts.items():
-        if not writer.objects.exists(f"{path}/zarr.json"):
-            committed = cache.receipts(layout)
-            if not plan_units([layout], {path: committed}, layout.n_rows):
-                writer.publish(layout)
 
 
 def _device(asked: str) -> str:

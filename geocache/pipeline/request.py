@@ -83,6 +83,10 @@ class BuildReport:
     n_asked: int
     n_units: int
     n_bytes_planned: int
+    from_teacher: tuple[str, ...] = ()
+    """Missing targets that the teacher has to run for."""
+    derived: tuple[str, ...] = ()
+    """Missing targets that follow from stored ones."""
     n_bytes_written: int = 0
     rows_built: int = 0
     elapsed_s: float = 0.0

@@ -20,18 +20,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int, Int64, UInt8
 
-from geocache.data.cache import Cache, target_name
+from geocache.data.cache import Cache, array_path, target_name
 from geocache.data.dataset import ImageDataset
 from geocache.data.images import ImageSpec, read_rows
-from geocache.data.layout import ArrayLayout, Group
+from geocache.data.layout import ArrayLayout
 from geocache.data.writer import CacheWriter
 from geocache.errors import DataError, GeocacheError, StorageError
+from geocache.pipeline.buffers import GroupBuffers
+from geocache.pipeline.derivation import affinity_radii, derive_rows
 from geocache.pipeline.plan import Unit
 from geocache.pipeline.teacher import Teacher, TeacherSpec, load_teacher
 from geocache.targets import LayerTarget, LocalFeatures, target_from_name
-from geocache.targets.affinity import Affinity
 
 __all__ = ["Job", "Outcome", "provenance", "run_unit"]
 
@@ -52,6 +53,8 @@ class Job:
     image: ImageSpec
     image_shape: tuple[int, int, int]
     layouts: dict[str, ArrayLayout]
+    derived: dict[str, tuple[str, ...]]
+    """Targets that follow from stored ones, and from which; the others need the teacher."""
     batch_size: int
     n_threads: int
     device: str = "cpu"
@@ -108,21 +111,30 @@ class _Worker:
         self.writer = CacheWriter(
             Path(job.cache_path), provenance(job.device, job.batch_size, job.n_threads)
         )
+        self.cache = Cache(Path(job.cache_path))
+        self.missing = [m for m in unit.missing if target_name(m.path) not in job.derived]
+        """What is computed from the images."""
         self.targets: dict[str, LayerTarget] = {
             m.path: target_from_name(target_name(m.path))
-            for m in unit.missing
+            for m in self.missing
             if m.path not in (IMAGES, VALID)
         }
-        self.radii: dict[str, tuple[int, ...]] = {}
-        for wanted in self.targets.values():
-            if wanted.layer and isinstance(wanted.target, Affinity) and wanted.target.radius:
-                held = self.radii.get(wanted.layer, ())
-                self.radii[wanted.layer] = (*held, wanted.target.radius)
-        self.buffers: dict[tuple[str, Group], np.ndarray[Any, Any]] = {}
+        self.radii = affinity_radii(self.targets.values())
+        self.groups = GroupBuffers(self.writer, job.layouts, unit.missing)
         self.bad: dict[int, str] = {}
-        self.n_bytes = 0
 
     def run(self) -> Outcome:
+        if self.missing:
+            self._from_images()
+        derived = self.job.derived
+        notes = {array_path(name): {"derived_from": sources} for name, sources in derived.items()}
+        for computed, start, stop in derive_rows(
+            self.cache, derived, self.unit.missing, self.job.batch_size
+        ):
+            self.groups.add(computed, start, stop, notes)
+        return Outcome(self.unit, n_bytes=self.groups.n_bytes, bad=self.bad)
+
+    def _from_images(self) -> None:
         teacher = self._teacher() if self.targets else None
         for start, images, bad in self._batches():
             stop = min(start + self.job.batch_size, self.unit.stop)
@@ -134,8 +146,14 @@ class _Worker:
             }
             if teacher is not None:
                 computed.update(self._measure(teacher, images, start, stop, bad))
-            self._store(computed, start, stop)
-        return Outcome(self.unit, n_bytes=self.n_bytes, bad=self.bad)
+            self.groups.add(computed, start, stop, self._notes())
+
+    def _notes(self) -> dict[str, dict[str, Any]]:
+        group = next((m.group for m in self.missing if m.path == VALID), None)
+        if not self.bad or group is None:
+            return {}
+        bad = {str(r): why for r, why in self.bad.items() if group.start <= r < group.stop}
+        return {VALID: {"bad": bad}}
 
     def _teacher(self) -> Teacher:
         layers = tuple(sorted({t.layer for t in self.targets.values() if t.layer}))
@@ -144,7 +162,7 @@ class _Worker:
 
     def _batches(self) -> Iterator[tuple[int, UInt8[np.ndarray, "batch h w 3"], dict[int, str]]]:
         """Yield (first row, whole batch of images, bad positions), decoding one batch ahead."""
-        wanted = [m.group for m in self.unit.missing]
+        wanted = [m.group for m in self.missing]
         starts = [
             start
             for start in range(self.unit.start, self.unit.stop, self.job.batch_size)
@@ -189,17 +207,27 @@ class _Worker:
     def _stored_images(self) -> UInt8[np.ndarray, "rows h w 3"] | None:
         """The unit's images as they stand in the cache, None where some do not, or are large."""
         n_bytes = (self.unit.stop - self.unit.start) * math.prod(self.job.image_shape)
-        if n_bytes > _STORED_BYTES or any(m.path in (IMAGES, VALID) for m in self.unit.missing):
+        if n_bytes > _STORED_BYTES or any(m.path in (IMAGES, VALID) for m in self.missing):
             return None
-        cache = Cache(Path(self.job.cache_path))
-        if min(cache.n_built(IMAGES), cache.n_built(VALID)) < self.unit.stop:
+        if min(self.cache.n_built(IMAGES), self.cache.n_built(VALID)) < self.unit.stop:
             return None
-        return cache.read(IMAGES, self.unit.start, self.unit.stop)
+        return self.cache.read(IMAGES, self.unit.start, self.unit.stop)
 
     @cached_property
     def _left_out(self) -> dict[int, str]:
-        cache = Cache(Path(self.job.cache_path))
-        return cache.left_out(cache.layouts[VALID])
+        return self.cache.left_out(self.cache.layouts[VALID])
+
+    @cached_property
+    def _stored_trees(self) -> dict[str, Int[np.ndarray, "rows n"]]:
+        """The unit's spanning trees that are stored already, by layer: J has to be over those."""
+        trees = {}
+        for layer in {t.layer for t in self.targets.values() if t.layer}:
+            name = f"{layer}/mst"
+            if self.cache.n_built(name) >= self.unit.stop:
+                trees[layer] = self.cache.read(
+                    name, self.unit.start, self.unit.stop, self.unit.view
+                ).astype(np.int32)
+        return trees
 
     def _measure(
         self,
@@ -218,31 +246,15 @@ class _Worker:
             if layer not in features:
                 where = f"{f'layer {layer}' if layer else 'the output'}, {rows}"
                 radii = self.radii.get(layer, ())
-                features[layer] = LocalFeatures(tensors[layer][: stop - start], where, radii)
+                tree = None
+                if layer in self._stored_trees:
+                    first = self.unit.start
+                    tree = torch.from_numpy(self._stored_trees[layer][start - first : stop - first])
+                features[layer] = LocalFeatures(
+                    tensors[layer][: stop - start], where, radii, tree=tree
+                )
             values = wanted.target.compute(features[layer])
             for position in bad:
                 values[position] = 0
             computed[path] = values
         return computed
-
-    def _store(self, computed: dict[str, np.ndarray[Any, Any]], start: int, stop: int) -> None:
-        """Copy a batch into the groups it touches; commit those that it completes."""
-        for missing in self.unit.missing:
-            group = missing.group
-            low, high = max(start, group.start), min(stop, group.stop)
-            if low >= high:
-                continue
-            key = (missing.path, group)
-            if key not in self.buffers:
-                layout = self.job.layouts[missing.path]
-                shape = (group.stop - group.start, *layout.row_shape)
-                self.buffers[key] = np.zeros(shape, layout.dtype)
-            rows = computed[missing.path][low - start : high - start]
-            self.buffers[key][low - group.start : high - group.start] = rows
-            if high == group.stop:
-                self._commit(missing.path, group, self.buffers.pop(key))
-
-    def _commit(self, path: str, group: Group, rows: np.ndarray[Any, Any]) -> None:
-        bad = {str(r): why for r, why in self.bad.items() if group.start <= r < group.stop}
-        notes = {"bad": bad} if path == VALID and bad else None
-        self.n_bytes += self.writer.commit(self.job.layouts[path], group, rows, notes)

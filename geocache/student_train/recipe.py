@@ -33,6 +33,7 @@ __all__ = [
     "TrainTable",
     "ViewsTable",
     "required_targets",
+    "target_names",
 ]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -165,6 +166,16 @@ class LossTable(_Table):
             return (name if slash else None), layer
         return self.teacher, None
 
+    def compares_with(self, teachers: tuple[str, ...]) -> str | None:
+        """Return where a batch holds what the term compares with: a layer, a teacher, or both.
+
+        With one teacher that is the layer; with several, `NAME/LAYER`, or `NAME` for logits.
+        """
+        name, layer = self.teacher_layer()
+        if len(teachers) < 2 or not self.build().targets(layer):
+            return layer
+        return "/".join(part for part in (name, layer) if part)
+
 
 class TrainTable(_Table):
     """How the student is trained."""
@@ -233,6 +244,14 @@ class Recipe(_Table):
         if self.teacher:
             return self.teacher[0].mean, self.teacher[0].std
         return self.student.mean or IMAGENET_MEAN, self.student.std or IMAGENET_STD
+
+
+def target_names(recipe: Recipe) -> tuple[str, ...]:
+    """Return the names that training reads; with several teachers they are `NAME/TARGET`."""
+    required = required_targets(recipe)
+    if len(required) == 1:
+        return next(iter(required.values()))
+    return tuple(f"{teacher}/{name}" for teacher, names in required.items() for name in names)
 
 
 def required_targets(recipe: Recipe) -> dict[str, tuple[str, ...]]:

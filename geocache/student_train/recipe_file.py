@@ -26,6 +26,7 @@ from geocache.student_train.recipe import (
     TeacherTable,
     TrainTable,
     ViewsTable,
+    required_targets,
 )
 
 __all__ = ["apply_overrides", "load_recipe", "parse_recipe"]
@@ -184,10 +185,11 @@ def _check_names(recipe: Recipe) -> None:
     _known(recipe.student.model, model_names(), "student.model")
     for teacher in recipe.teacher:
         _known(teacher.model, model_names(), f"[teacher] '{teacher.name}' model")
-    if len(recipe.teacher) > 1:
+    names = [teacher.name for teacher in recipe.teacher]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
         raise ConfigError(
-            f"recipe must have at most one [teacher] in this version, got {len(recipe.teacher)}. "
-            "Train from one teacher at a time."
+            f"[[teacher]] tables must have different names, got '{twice}' twice. Give each a name."
         )
     if recipe.teacher and (recipe.student.mean or recipe.student.std):
         raise ConfigError(
@@ -246,6 +248,7 @@ def _check_terms(recipe: Recipe) -> None:
                 f"{place} must name a [teacher] of this recipe ({', '.join(names) or 'none'}), "
                 f"got '{teacher}'.{nearest(teacher, names)}"
             )
+    required_targets(recipe)
 
 
 def _resolve_paths(recipe: Recipe, base: Path) -> Recipe:

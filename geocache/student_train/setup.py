@@ -11,9 +11,10 @@ from torch import nn
 
 from geocache.errors import ConfigError, MissingTargetError, ShapeError
 from geocache.models import build_model, load_weights
+from geocache.student_train.instructors import as_source
 from geocache.student_train.order import hold_out
-from geocache.student_train.recipe import Recipe, TrainTable, required_targets
-from geocache.student_train.source import Source, as_source, dataset_source
+from geocache.student_train.recipe import Recipe, TrainTable, target_names
+from geocache.student_train.source import Source, dataset_source
 from geocache.student_train.stream import Loader, find_target, usable_rows
 from geocache.student_train.terms import Term, attach_adapters, build_terms, check_pairs
 
@@ -52,16 +53,16 @@ def torch_settings(table: TrainTable) -> Iterator[None]:
 def prepare(recipe: Recipe, sources: Source | Mapping[str, Source] | None) -> Setup:
     """Open the data, build the student, and check that every term fits both."""
     device = choose_device(recipe.train.device)
-    name = recipe.teacher[0].name if recipe.teacher else None
+    teachers = tuple(teacher.name for teacher in recipe.teacher)
     if sources is None:
-        if name is not None:
+        if teachers:
             raise ConfigError(
                 "train must have the teacher's cache, got none. Open it with geocache.open, or "
                 "take [teacher] out of the recipe."
             )
         sources = dataset_source(recipe, threads=recipe.train.threads or 2)
-    source = as_source(sources, name)
-    targets = required_targets(recipe)[name] if name is not None else ()
+    source = as_source(sources, teachers)
+    targets = target_names(recipe) if teachers else ()
     _check_targets(recipe, source, targets)
     _check_selection(recipe, source)
     limit = recipe.data.limit
@@ -75,7 +76,7 @@ def prepare(recipe: Recipe, sources: Source | Mapping[str, Source] | None) -> Se
     _check_classes(student, whole, source)
     terms = build_terms(recipe)
     terms, adapters = attach_adapters(terms, student, whole)
-    check_pairs(terms, student, whole, names=(recipe.student.model, name or "none"))
+    check_pairs(terms, student, whole, names=(recipe.student.model, ", ".join(teachers) or "none"))
     return Setup(source, student, terms, adapters, loader, validation, device)
 
 

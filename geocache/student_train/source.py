@@ -6,7 +6,6 @@ cross-entropy alone where there is no cache yet: a teacher that is still to be t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -38,6 +37,8 @@ class Source(Protocol):
 
     @property
     def key(self) -> str: ...
+    @property
+    def rows_key(self) -> str: ...
     @property
     def n_rows(self) -> int: ...
     @property
@@ -82,6 +83,11 @@ class ArraySource:
     def __post_init__(self) -> None:
         if len(self.valid) == 0:
             object.__setattr__(self, "valid", np.ones(len(self.images), dtype=np.bool_))
+
+    @property
+    def rows_key(self) -> str:
+        """Return what the rows are: these arrays."""
+        return self.key
 
     @property
     def n_rows(self) -> int:
@@ -163,10 +169,3 @@ def dataset_source(recipe: Recipe, *, threads: int = 2) -> ArraySource:
         valid=valid,
         key=f"dataset:{recipe.data.dataset}",
     )
-
-
-def as_source(sources: Source | Mapping[str, Source], name: str | None) -> Source:
-    """Return the source of the teacher `name`; a source by itself serves any teacher."""
-    if not isinstance(sources, Mapping):
-        return sources
-    return sources[name] if name is not None else next(iter(sources.values()))

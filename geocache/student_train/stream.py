@@ -22,6 +22,7 @@ from torch import Tensor
 from geocache.errors import ConfigError, MissingTargetError, nearest
 from geocache.student_train.order import batch_bounds, epoch_order
 from geocache.student_train.source import Decoder, Source
+from geocache.targets import serving_name
 
 __all__ = ["Batch", "Loader", "find_target", "normalise", "usable_rows"]
 
@@ -37,16 +38,18 @@ class Batch:
     targets: Mapping[str, Tensor]
     rows: Tensor
 
-    def at(self, layer: str | None = None) -> dict[str, Tensor]:
-        """Return what a loss on the teacher's `layer` compares with, keyed by the bare names.
+    def at(self, where: str | None = None) -> dict[str, Tensor]:
+        """Return what a loss compares with at `where`, keyed by the bare names.
 
-        `labels` is always there; without a layer so are the targets that belong to none (logits).
+        `where` is the teacher's layer, with several teachers `NAME/LAYER`, or `NAME` for what
+        belongs to no layer (logits); with one teacher None stands for that. `labels` is always
+        there.
         """
-        prefix = f"{layer}/" if layer else ""
+        prefix = f"{where}/" if where else ""
         found = {
             name.removeprefix(prefix): value
             for name, value in self.targets.items()
-            if name.startswith(prefix) and (layer or "/" not in name)
+            if name.startswith(prefix) and "/" not in name.removeprefix(prefix)
         }
         return {"labels": self.labels, **found}
 
@@ -188,20 +191,12 @@ def _gather(stored: Tensor, index: Tensor) -> Tensor:
 def find_target(cache: Source, name: str) -> str:
     """Return the name of the cached target that serves `name`: itself, or a longer k-NN list.
 
-    Lists are sorted, so the k nearest are the front of any list that is long enough. Raises
-    MissingTargetError when the cache holds neither.
+    Raises MissingTargetError when the cache holds neither.
     """
     known = cache.target_names()
-    if name in known:
-        return name
-    prefix, kind, k = name.rpartition("/knn.k")
-    if kind and k.isdigit():
-        lists = (
-            other.removeprefix(prefix + kind) for other in known if other.startswith(prefix + kind)
-        )
-        longer = sorted(int(size) for size in lists if int(size) >= int(k))
-        if longer:
-            return f"{prefix}{kind}{longer[0]}"
+    found = serving_name(name, known)
+    if found is not None:
+        return found
     raise MissingTargetError(
         f"cache must hold the target '{name}', got {', '.join(known) or 'no targets'} "
         f"({cache.key[:12]}).{nearest(name, known)} Build it with `geocache build`."

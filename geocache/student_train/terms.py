@@ -43,7 +43,8 @@ class Term:
     label: str
     loss: Loss
     student_layer: str | None
-    teacher_layer: str | None
+    compares_with: str | None
+    """Where a batch holds the target: `LAYER`, with several teachers `NAME/LAYER` or `NAME`."""
     weight: float | None
     share: float | None
     schedule: WeightSchedule = CONSTANT
@@ -54,7 +55,7 @@ class Term:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return what the loss compares: the student's tensor and the target."""
         student = logits if self.student_layer is None else features[self.student_layer]
-        return student, batch.at(self.teacher_layer)
+        return student, batch.at(self.compares_with)
 
     def value(self, logits: Tensor, features: Mapping[str, Tensor], batch: Batch) -> Tensor:
         """Return the term's loss of a batch, without its weight."""
@@ -75,12 +76,13 @@ class Calibration:
 
 def build_terms(recipe: Recipe) -> tuple[Term, ...]:
     """Return the recipe's loss terms in their order."""
+    teachers = tuple(teacher.name for teacher in recipe.teacher)
     return tuple(
         Term(
             label=label,
             loss=table.build(),
             student_layer=table.student,
-            teacher_layer=table.teacher_layer()[1],
+            compares_with=table.compares_with(teachers),
             weight=1.0 if table.weight is None and table.share is None else table.weight,
             share=table.share,
             schedule=table.schedule.build(),
@@ -143,7 +145,7 @@ def check_pairs(
             fitting = _fitting(term, model, loader, batch)
             raise ShapeError(
                 f"{str(error).rstrip('.')} (student {names[0]} layer '{term.student_layer}', "
-                f"teacher {names[1]} layer '{term.teacher_layer}'). Student layers that match: "
+                f"teacher {names[1]} layer '{term.compares_with}'). Student layers that match: "
                 f"{', '.join(fitting) or 'none'}."
             ) from None
     model.train(mode)
@@ -154,7 +156,7 @@ def _fitting(term: Term, model: nn.Module, loader: Loader, batch: Batch) -> list
     for layer in list_layers(model, loader.image_shape):
         zeros = torch.zeros((len(batch.rows), *layer.shape), device=loader.device)
         try:
-            target = batch.at(term.teacher_layer)
+            target = batch.at(term.compares_with)
             adapter = term.loss.adapter(student=zeros, target=target)
             term.loss(student=zeros if adapter is None else adapter(zeros), target=target)
         except GeocacheError:

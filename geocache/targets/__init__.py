@@ -2,13 +2,16 @@
 
 from geocache.targets._base import LocalFeatures, RowStorage, Target
 from geocache.targets._parse import LayerTarget, parse_target, target_from_name, target_names
+from geocache.targets._stored import StoredRows, serving_name
 
 __all__ = [
     "LayerTarget",
     "LocalFeatures",
     "RowStorage",
+    "StoredRows",
     "Target",
     "parse_target",
+    "serving_name",
     "target_from_name",
     "target_names",
 ]

@@ -12,8 +12,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -27,6 +26,9 @@ from geocache.geometry import (
     minimum_spanning_tree,
     nearest_neighbours,
 )
+
+if TYPE_CHECKING:
+    from geocache.targets._stored import StoredRows
 
 __all__ = ["LocalFeatures", "PlainTarget", "RowStorage", "Target", "node_dtype", "to_half"]
 
@@ -56,8 +58,11 @@ class LocalFeatures:
         features: Float[Tensor, "batch channels *grid"],
         where: str,
         radii: tuple[int, ...] = (),
+        tree: Int[Tensor, "batch n"] | None = None,
     ) -> None:
         """Hold `features`; `radii` are those whose affinities will be asked for.
+
+        tree: the stored spanning tree, where there is one; affinities then belong to it.
 
         Raises NumericError, naming `where`, if a value is NaN or infinite.
         """
@@ -67,11 +72,14 @@ class LocalFeatures:
         self._radii = radii
         self._affinities: dict[int, Tensor] = {}
         self._neighbours: Tensor | None = None
+        self._tree = tree
 
-    @cached_property
+    @property
     def tree(self) -> Int[Tensor, "batch n"]:
         """The minimum spanning tree's parents."""
-        return minimum_spanning_tree(self.features)
+        if self._tree is None:
+            self._tree = minimum_spanning_tree(self.features)
+        return self._tree
 
     def affinity(self, radius: int) -> Float[Tensor, "batch n"]:
         """J within `radius` hops on the tree, computed for all expected radii at once."""
@@ -121,6 +129,18 @@ class Target(ABC):
     @abstractmethod
     def decode(self, stored: Tensor) -> Tensor:
         """Turn a batch as stored into what losses take, on the batch's device."""
+
+    def sources(self) -> tuple[tuple[str, ...], ...]:
+        """Return from which targets of its layer it follows: alternatives, the best first.
+
+        By default from a stored activation. What is derived is as exact as what it came from: a
+        float16 activation rounds by 2^-11. From 8-bit activations nothing is derived.
+        """
+        return (("activation.float32",), ("activation",)) if self.needs_layer else ()
+
+    def derive(self, stored: StoredRows, sources: tuple[str, ...]) -> np.ndarray[Any, Any]:
+        """Compute a batch of rows, as stored, from one of the alternatives of `sources`."""
+        return self.compute(stored.features(sources[-1]))
 
     @property
     def parameters(self) -> dict[str, Any]:

@@ -39,6 +39,11 @@ class NeighbourhoodTarget(Target):
         """`affinity.r5` or `affinity.k16`, with the target's own kind in front."""
         return f"{self.kind}.{f'k{self.k}' if self.radius is None else f'r{self.radius}'}"
 
+    @property
+    def neighbourhood_name(self) -> str:
+        """The array of the neighbourhood itself: `mst`, or `knn.k16`."""
+        return "mst" if self.k is None else f"knn.k{self.k}"
+
     @classmethod
     def from_suffix(cls, suffix: str) -> Self:
         """Read the radius or k."""

@@ -47,6 +47,10 @@ class Activation(Target):
             return features.features.float().cpu().numpy()
         return to_half(features.features, features.where, "Store it as activation:dtype=float32.")
 
+    def sources(self) -> tuple[tuple[str, ...], ...]:
+        """Follow from the exact map alone."""
+        return (("activation.float32",),) if self.dtype != "float32" else ()
+
     def decode(self, stored: Tensor) -> Tensor:
         """Return the float32 map (batch, C, H, W)."""
         return stored.float()

@@ -13,9 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from geocache.geometry import affinity_contrast
+from geocache.geometry import (
+    affinity_contrast,
+    affinity_contrast_from_distances,
+    knn_mask,
+    tree_mask,
+)
 from geocache.targets._base import LocalFeatures, RowStorage
 from geocache.targets._neighbourhood import NeighbourhoodTarget
+from geocache.targets._stored import StoredRows
 
 __all__ = ["TARGET", "Affinity"]
 
@@ -44,12 +50,42 @@ class Affinity(NeighbourhoodTarget):
             assert self.k is not None
             lists = features.neighbours(self.k)
             values = affinity_contrast(x, neighbours=lists.to(x.device))
-        steps = torch.round(values.double() * _STEPS) - _OFFSET
-        return steps.to(torch.int16).cpu().numpy()
+        return _fixed_point(values)
+
+    def sources(self) -> tuple[tuple[str, ...], ...]:
+        """Follow from the map, with the stored tree or lists where there are, or from distances."""
+        around = self.neighbourhood_name
+        return (
+            (around, "activation.float32"),
+            ("activation.float32",),
+            (around, "activation"),
+            (around, "distance"),
+            ("activation",),
+        )
+
+    def derive(self, stored: StoredRows, sources: tuple[str, ...]) -> np.ndarray[Any, Any]:
+        """Compute J from a stored map or stored distances, over the stored neighbourhood."""
+        if sources[-1] == "distance":
+            neighbourhood = stored[self.neighbourhood_name]
+            if self.radius is not None:
+                mask = tree_mask(neighbourhood, self.radius)
+            else:
+                mask = knn_mask(neighbourhood)
+            return _fixed_point(affinity_contrast_from_distances(stored["distance"], mask))
+        features = stored.features(sources[-1])
+        if self.k is not None and sources[0] == self.neighbourhood_name:
+            lists = stored[self.neighbourhood_name]
+            return _fixed_point(affinity_contrast(features.features, neighbours=lists))
+        return self.compute(features)
 
     def decode(self, stored: Tensor) -> Tensor:
         """Return float32 J (batch, N)."""
         return (stored.float() + _OFFSET) * (1 / _STEPS)
+
+
+def _fixed_point(values: Tensor) -> np.ndarray[Any, Any]:
+    steps = torch.round(values.double() * _STEPS) - _OFFSET
+    return steps.to(torch.int16).cpu().numpy()
 
 
 TARGET = Affinity

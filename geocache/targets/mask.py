@@ -11,6 +11,7 @@ from torch import Tensor
 from geocache.geometry import knn_mask, tree_mask
 from geocache.targets._base import LocalFeatures, RowStorage
 from geocache.targets._neighbourhood import NeighbourhoodTarget
+from geocache.targets._stored import StoredRows
 
 __all__ = ["TARGET", "Mask"]
 
@@ -33,6 +34,19 @@ class Mask(NeighbourhoodTarget):
             return tree_mask(features.tree, self.radius).cpu().numpy()
         assert self.k is not None
         return knn_mask(features.neighbours(self.k)).cpu().numpy()
+
+    def sources(self) -> tuple[tuple[str, ...], ...]:
+        """Follow exactly from the tree or the lists, else from the map."""
+        return ((self.neighbourhood_name,), *super().sources())
+
+    def derive(self, stored: StoredRows, sources: tuple[str, ...]) -> np.ndarray[Any, Any]:
+        """Draw the mask of a stored tree or list."""
+        if sources != (self.neighbourhood_name,):
+            return super().derive(stored, sources)
+        neighbourhood = stored[self.neighbourhood_name]
+        if self.radius is not None:
+            return tree_mask(neighbourhood, self.radius).cpu().numpy()
+        return knn_mask(neighbourhood).cpu().numpy()
 
     def decode(self, stored: Tensor) -> Tensor:
         """Return the boolean mask (batch, N, N)."""

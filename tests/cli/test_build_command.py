@@ -192,3 +192,17 @@ def test_ctrl_c_keeps_what_was_committed(
     assert "kept" in result.error and "same command" in result.error
     monkeypatch.setattr(users_own, "INTERRUPT_AT", set())
     assert "50 built" in build(*data).out
+
+
+def test_deriving_in_a_named_cache_needs_neither_teacher_nor_data(
+    run: Any, build: Callable[..., Any]
+) -> None:
+    built = json.loads(build("--target", "activation@layer2", "--json").out)
+    key = built["key"]
+    more = run("build", "--cache", key, "--target", "attention@layer2", "--json")
+    assert json.loads(more.out)["derived"] == ["layer2/attention"]
+    refused = run("build", "--cache", key, "--target", "mst@layer3")
+    assert refused.code == 1 and "the teacher must run for layer3/mst" in refused.error
+    assert run("build", "--cache", key, "--target", "mst@layer2", "--dataset", "digits").code == 2
+    again = build("--target", "gram@layer2")
+    assert "teacher" in again.out and "derived" in again.out and "layer2/gram" in again.out

@@ -161,3 +161,21 @@ def test_the_demo_runs_and_refuses_other_folders(run: Any, tmp_path: Path) -> No
     (tmp_path / "mine" / "thesis.tex").touch()
     refused = run("demo", "--out", tmp_path / "mine")
     assert refused.code == 1 and (tmp_path / "mine" / "thesis.tex").exists()
+
+
+def test_two_teachers_are_built_found_and_trained_from(run: Any, recipe: Path) -> None:
+    """One command builds both caches, the student's pixels stand in the first alone."""
+    text = recipe.read_text().replace("[teacher]\n", '[[teacher]]\nname = "deep"\n', 1)
+    second = '[[teacher]]\nname = "wide"\nmodel = "nin"\n[student]'
+    text = text.replace("[student]", second).replace('"layer2"', '"deep/layer2"')
+    text = text.replace("[train]", '[[loss]]\nname = "distillation"\nteacher = "wide"\n[train]')
+    recipe.write_text(text)
+    refused = run("train", recipe)
+    assert refused.code == 1 and "cache of teacher 'deep'" in refused.error
+    built = json.loads(run("build", recipe, "--executor", "serial", "--json").out)
+    assert [report["rows_built"] for report in built] == [60, 60]
+    assert {report["key"] for report in built} == {c.key for c in list_caches(Path("store"))}
+    assert run("train", recipe, "--cache", built[0]["key"]).code == 1
+    assert run("train", recipe).code == 0
+    shown = json.loads(run("eval", "runs/small", "--json").out)
+    assert shown["n_rows"] == 360

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -61,4 +62,15 @@ def test_many_targets_of_many_layers_at_once(make: Make) -> None:
     together = make("together", targets=parse(*texts))
     for text in reversed(texts):
         apart = make("apart", targets=parse(text))
-    assert contents(apart) == contents(together)
+    assert _without_histories(apart) == _without_histories(together)
+
+
+def _without_histories(report: BuildReport) -> dict[str, bytes]:
+    """A cache's files, without what receipts say of the targets that others followed from."""
+    files = contents(report)
+    for name, data in files.items():
+        if name.startswith("meta/receipts/"):
+            receipt = json.loads(data)
+            receipt.pop("derived_from", None)
+            files[name] = json.dumps(receipt).encode()
+    return files

@@ -55,6 +55,7 @@ class MemoryCache:
     mean: tuple[float, ...] = (0.5, 0.4, 0.6)
     std: tuple[float, ...] = (0.2, 0.25, 0.3)
     key: str = "0123456789abcdef"
+    rows_key: str = "these rows"
     built: dict[str, int] = field(default_factory=dict)
 
     @property

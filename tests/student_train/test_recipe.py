@@ -168,8 +168,10 @@ BAD = [
     ("loss.2.k", 3, ConfigError, "exactly one of radius"),
     ("loss.2.student", None, ConfigError, "must name the layers it compares"),
     ("loss.2.teacher", "other/layer2", UnknownNameError, "got 'other'"),
+    ("teacher", [{"model": "resnet20", "name": "a"}, {"model": "resnet20", "name": "a"}],
+     ConfigError, r"must have different names, got 'a' twice"),
     ("teacher", [{"model": "resnet20", "name": "a"}, {"model": "resnet20", "name": "b"}],
-     ConfigError, r"at most one \[teacher\]"),
+     ConfigError, r"must say whose answers it compares with, got 2 \[teacher\] tables"),
     ("teacher", [], ConfigError, r"must have a teacher, got a recipe without \[teacher\]"),
 ]  # fmt: skip
 
