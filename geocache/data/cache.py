@@ -39,8 +39,11 @@ def open_cache(which: str | Path, store: str | Path | None = None) -> Cache:
 
 
 def array_path(name: str) -> str:
-    """Return where the array of a target stands: `logits`, `targets/layer2/mst`."""
-    return f"targets/{name}" if "/" in name else name
+    """Return where the array of a target stands: `logits`, `targets/layer2/mst`.
+
+    The user's own stand there too when they belong to no layer: `targets/module~Class`.
+    """
+    return f"targets/{name}" if "/" in name or "~" in name else name
 
 
 def target_name(path: str) -> str:
@@ -146,7 +149,11 @@ class Cache:
         return self._read(layout, start, stop, view)
 
     def decoder(self, name: str) -> Target:
-        """Return the target that decodes stored batches of `name`."""
+        """Return the target that decodes stored batches of `name`.
+
+        Imports the module that a user's target is named by, which nothing else here does: do not
+        ask for names that you do not know.
+        """
         self._layout(name)
         return target_from_name(name).target
 

@@ -26,6 +26,7 @@ from geocache.geometry import (
     minimum_spanning_tree,
     nearest_neighbours,
 )
+from geocache.targets._names import written_name
 
 if TYPE_CHECKING:
     from geocache.targets._stored import StoredRows
@@ -101,14 +102,22 @@ class Target(ABC):
     """A per-row statistic of the teacher; subclasses are frozen dataclasses, one file each."""
 
     kind: ClassVar[str]
-    """The registered name: the module's."""
+    """The registered name, which is the module's; for a class of the user's, `module:Class`."""
     needs_layer: ClassVar[bool] = True
     """Whether it is measured on a tapped layer (or on the model's output)."""
 
     @property
     @abstractmethod
     def array_name(self) -> str:
-        """The name of its array: the kind and the parameters, legal as a file name anywhere."""
+        """The kind, then `.` and the parameters in letters, digits, `_` and `-` if it has any."""
+
+    @property
+    def name(self) -> str:
+        """The array's name as a cache and a loss's `target` have it, legal as a file anywhere.
+
+        It is `array_name`, with a user's `module:Class` written `module~Class`.
+        """
+        return written_name(self.kind, self.array_name)
 
     @classmethod
     @abstractmethod
