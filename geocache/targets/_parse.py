@@ -115,17 +115,25 @@ def parse_target(text: str) -> list[LayerTarget]:
                 f"Its parameters are {listed}.{nearest(key, known)}"
             )
         options.setdefault(key, []).append(_value(value, fields[key], text))
-    try:
-        targets = [
-            cls(**dict(zip(options, values, strict=True)))
-            for values in itertools.product(*options.values())
-        ]
-    except TypeError:
-        missing = ", ".join(f for f in fields if f not in options)
+    missing = [name for name in _required(cls) if name not in options]
+    if missing:
         raise ConfigError(
-            f"target '{text}' must give {missing}, as in {kind}:{missing.split(', ')[0]}=..."
-        ) from None
+            f"target '{text}' must give {', '.join(missing)}, as in {kind}:{missing[0]}=..."
+        )
+    targets = (
+        cls(**dict(zip(options, values, strict=True)))
+        for values in itertools.product(*options.values())
+    )
     return [_checked(target, layer if at else None) for target in targets]
+
+
+def _required(cls: type[Target]) -> list[str]:
+    """Return the parameters that have no default."""
+    return [
+        f.name
+        for f in dataclasses.fields(cls)  # type: ignore[arg-type]
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]
 
 
 def _kind_and_parameters(head: str) -> tuple[str, str]:
