@@ -21,7 +21,7 @@ OWN = '''
 from dataclasses import dataclass
 from typing import ClassVar
 
-from geocache.targets import RowStorage, Target
+from geocache.targets import PlainTarget, RowStorage, Target
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,12 @@ class Unfinished(Target):
     kind: ClassVar[str] = "own.deep.powers:Unfinished"
 
 
+@dataclass(frozen=True)
+class Bare(PlainTarget):
+    kind: ClassVar[str] = "own.deep.powers:Bare"
+    storage = compute = decode = None
+
+
 @dataclass
 class Melted(Target):
     kind: ClassVar[str] = "own.deep.powers:Melted"
@@ -111,6 +117,12 @@ def test_a_name_goes_there_and_back() -> None:
     assert found.target.parameters == {"p": 3, "scale": 0.5}
     assert found.name == found.target.name == NAME
     assert target_from_name(NAME) == found
+
+
+def test_a_target_without_parameters_is_named_by_its_kind() -> None:
+    (found,) = parse_target("own.deep.powers:Bare@layer2.0")
+    assert found.name == "layer2.0/own~deep~powers~Bare"
+    assert target_from_name(found.name) == found
 
 
 def test_a_loss_takes_one_name_for_both() -> None:
