@@ -6,6 +6,7 @@ decoded, and a missing or damaged object is an error that names it: nothing read
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from functools import cached_property
@@ -19,7 +20,8 @@ from jaxtyping import Bool, Int64, UInt8
 from geocache.data.catalog import find_cache
 from geocache.data.identity import cache_key
 from geocache.data.layout import FORMAT_VERSION, ArrayLayout, Group
-from geocache.data.objects import LocalObjects
+from geocache.data.objects import Address, open_objects
+from geocache.data.sealed import digest_of, unseal
 from geocache.data.store import checksum, decode_group, layout_from
 from geocache.errors import CacheError, MissingTargetError, nearest
 from geocache.geometry import knn_mask, tree_mask
@@ -27,6 +29,7 @@ from geocache.targets import Target, target_from_name
 
 __all__ = ["Cache", "array_path", "open_cache", "target_name"]
 
+_LOOKS = 3
 _RECEIPT = re.compile(r"v(\d+)-g(\d{6})-r(\d{6})\.json")
 
 
@@ -54,10 +57,11 @@ def target_name(path: str) -> str:
 class Cache:
     """A cache opened for reading; it sees what was committed when it first looked."""
 
-    def __init__(self, path: Path) -> None:
-        """Open the cache in a folder; raises CacheError when it is none or a newer format."""
+    def __init__(self, path: Address) -> None:
+        """Open the cache at an address; raises CacheError when it is none or a newer format."""
         self.path = path
-        self.objects = LocalObjects(path)
+        self.objects = open_objects(path)
+        self._layout_digests: dict[str, str] = {}
         try:
             about = json.loads(self.objects.get("zarr.json"))["attributes"]["geocache"]
             version = int(about["identity"]["format"])
@@ -78,6 +82,11 @@ class Cache:
                 f"cache format must be at most {FORMAT_VERSION}, got {version} ({path}). "
                 "Read it with the newer geocache that wrote it."
             )
+        if about.get("sha256") != digest_of(about):
+            raise CacheError(
+                f"object 'zarr.json' is damaged: its bytes do not fit its checksum ({path}). "
+                f"`geocache verify {path} --repair` restores it."
+            )
 
     @property
     def rows_key(self) -> str:
@@ -88,10 +97,11 @@ class Cache:
     def layouts(self) -> dict[str, ArrayLayout]:
         """Every array that is built or being built, by path."""
         layouts = {}
-        folder = self.objects.path("meta/arrays")
-        for file in sorted(folder.rglob("zarr.json")) if folder.is_dir() else []:
-            path = file.parent.relative_to(folder).as_posix()
-            layouts[path] = layout_from(path, self.objects.get(f"meta/arrays/{path}/zarr.json"))
+        front, name = "meta/arrays/", "/zarr.json"
+        for key, _ in self.objects.walk("meta/arrays"):
+            if key.endswith(name):
+                path = key.removeprefix(front).removesuffix(name)
+                layouts[path] = layout_from(path, self.objects.get(key))
         return layouts
 
     def receipts(self, layout: ArrayLayout) -> dict[tuple[int, int], int]:
@@ -104,12 +114,20 @@ class Cache:
                 rows[view, group] = max(count, rows.get((view, group), 0))
         return rows
 
+    def counted(self, layout: ArrayLayout, group: Group) -> bool:
+        """Return whether a committed group's object is the one that its receipt describes."""
+        key = layout.object_key(group)
+        if not self.objects.exists(key):
+            return False
+        return self._describes(layout.receipt_key(group), layout, key, self.objects.get(key))
+
     def left_out(self, layout: ArrayLayout) -> dict[int, str]:
         """Return the rows whose image could not be read when they were committed, and why."""
         bad: dict[int, str] = {}
         for name in self.objects.list(layout.receipts):
             if _RECEIPT.fullmatch(name):
-                notes = json.loads(self.objects.get(f"{layout.receipts}/{name}")).get("bad", {})
+                key = f"{layout.receipts}/{name}"
+                notes = unseal(self.objects.get(key), key).get("bad", {})
                 bad.update({int(row): why for row, why in notes.items()})
         return bad
 
@@ -257,27 +275,46 @@ class Cache:
         layout = self._layout(name)
         return self._read(layout, 0, layout.n_rows, 0)
 
-    def _object(self, layout: ArrayLayout, group: Group, n_rows: int) -> bytes:
+    def _object(self, layout: ArrayLayout, group: Group) -> bytes:
         """Fetch the object of a group and hold it against its receipt.
 
         The codecs' own checksums find flipped bits; only the receipt tells a whole object that
-        belongs elsewhere, or one cut where its front happens to look like an end.
+        belongs elsewhere, or one cut where its front happens to look like an end. While a builder
+        replaces the object its announcement counts too, and a second look may find all in place.
         """
         key = layout.object_key(group)
-        data = self.objects.get(key)
-        receipt = layout.receipt_key(_front_of(group, n_rows))
+        reason = "it is missing"
+        for _ in range(_LOOKS):
+            committed = self.receipts(layout).get((group.view, group.index), 0)
+            if not self.objects.exists(key):
+                continue
+            data = self.objects.get(key)
+            receipt = layout.receipt_key(_front_of(group, committed))
+            for name in (receipt, layout.announcement_key(group)):
+                if self._describes(name, layout, key, data):
+                    return data
+            reason = "it is not the one that its receipt describes"
+        raise CacheError(
+            f"object '{key}' is damaged: {reason} (rows {group.start} to {group.stop - 1}, cache "
+            f"{self.key[:12]}). `geocache verify {self.key[:12]} --repair` restores it."
+        )
+
+    def _describes(self, receipt: str, layout: ArrayLayout, key: str, data: bytes) -> bool:
         try:
-            described = json.loads(self.objects.get(receipt))["objects"][key]
-            same = described["bytes"] == len(data) and described["crc32c"] == checksum(data)
-        except (ValueError, KeyError, TypeError):
-            same = False
-        if not same:
-            raise CacheError(
-                f"object '{key}' is damaged: it is not the one that its receipt describes "
-                f"(rows {group.start} to {group.stop - 1}, cache {self.key[:12]}). "
-                f"Delete '{receipt}' and build the cache again."
+            document = unseal(self.objects.get(receipt), receipt)
+            described = document["objects"][key]
+            same = document["layout"] == self._layout_digest(layout.path)
+            return bool(
+                same and described["bytes"] == len(data) and described["crc32c"] == checksum(data)
             )
-        return data
+        except (CacheError, KeyError, TypeError):
+            return False
+
+    def _layout_digest(self, path: str) -> str:
+        if path not in self._layout_digests:
+            metadata = self.objects.get(f"meta/arrays/{path}/zarr.json")
+            self._layout_digests[path] = hashlib.sha256(metadata).hexdigest()
+        return self._layout_digests[path]
 
     def _read(self, layout: ArrayLayout, start: int, stop: int, view: int) -> np.ndarray[Any, Any]:
         if not 0 <= start <= stop <= layout.n_rows:
@@ -296,7 +333,7 @@ class Cache:
                     f"rows {low} to {high - 1} of '{target_name(layout.path)}' are not built "
                     f"(view {view}, cache {self.key[:12]}). Run `geocache build` to complete it."
                 )
-            data = self._object(layout, group, committed[view, index])
+            data = self._object(layout, group)
             rows = decode_group(layout, group, data)
             out[low - start : high - start] = rows[low - first : high - first]
         return out

@@ -75,6 +75,8 @@ class ArrayLayout:
     packed: bool = False
     unit_rows: int = UNIT_ROWS
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    sizes: tuple[int, int] | None = field(default=None, compare=False)
+    """Rows of a row group and of a chunk where the array says so itself; else from `unit_rows`."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -90,7 +92,12 @@ class ArrayLayout:
     @property
     def group_rows(self) -> int:
         """Rows of a row group."""
-        return group_rows(self.bytes_per_row, self.unit_rows)
+        return self.sizes[0] if self.sizes else group_rows(self.bytes_per_row, self.unit_rows)
+
+    @property
+    def chunk_rows(self) -> int:
+        """Rows of a chunk."""
+        return self.sizes[1] if self.sizes else chunk_rows(self.bytes_per_row, self.unit_rows)
 
     def groups(self, stop: int | None = None) -> list[Group]:
         """Return the row groups that cover rows [0, stop) of every view; the last may be short."""
@@ -117,3 +124,7 @@ class ArrayLayout:
         """Return the key of a group's receipt; its name says the rows, so a list tells all."""
         name = f"v{group.view}-g{group.index:06d}-r{group.stop - group.start:06d}.json"
         return f"{self.receipts}/{name}"
+
+    def announcement_key(self, group: Group) -> str:
+        """Return the key of what announces that a group's object is about to be replaced."""
+        return f"{self.receipts}/v{group.view}-g{group.index:06d}.next"

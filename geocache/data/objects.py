@@ -1,8 +1,8 @@
-"""Durable objects in a folder: the only place where a cache's bytes touch the disk.
+"""Durable objects: the only place where a cache's bytes touch a disk or a bucket.
 
-An object is written to a temporary name beside its own, synced, renamed, and its folder synced: at
-any moment it is there whole or not at all, and once `put` returns it survives a power cut. `create`
-never replaces. Everything above this layer can be pointed at another one with the same five verbs.
+In a folder an object is written to a temporary name beside its own, synced, renamed, and its folder
+synced: at any moment it is there whole or not at all, and once `put` returns it survives a power
+cut. `create` never replaces. Buckets give the same verbs by themselves (`geocache.data.s3`).
 """
 
 from __future__ import annotations
@@ -12,37 +12,112 @@ import errno
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
-from pathlib import Path
+from contextlib import AbstractContextManager
+from pathlib import Path, PurePosixPath
+from typing import Protocol
 
+from geocache.data.files import current_files
+from geocache.data.locks import claimed, locked
 from geocache.errors import CacheError, StorageError
 
-__all__ = ["LocalObjects"]
+__all__ = ["Address", "LocalObjects", "Objects", "open_objects", "temporary_name"]
+
+Address = Path | str
+"""Where a cache or a store stands: a folder, or `s3://BUCKET/PREFIX`."""
 
 _TEMPORARY = ".tmp-"
+_LOCK = "meta/lock"
+
+
+class Objects(Protocol):
+    """Objects under a root, named by `/`-separated keys."""
+
+    @property
+    def root(self) -> Address:
+        """Where they stand."""
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write an object durably, replacing an old one; StorageError when the disk refuses."""
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Write an object durably unless it exists; return whether this call wrote it."""
+
+    def get(self, key: str) -> bytes:
+        """Return an object's bytes; raise CacheError when it is missing or cannot be read."""
+
+    def exists(self, key: str) -> bool:
+        """Return whether there is such an object."""
+
+    def list(self, prefix: str) -> list[str]:
+        """Return the names right under a folder, sorted, leaving out unfinished writes."""
+
+    def walk(self, prefix: str = "") -> list[tuple[str, int]]:
+        """Return (key, bytes) of every object under a folder, sorted by key."""
+
+    def delete(self, key: str) -> None:
+        """Remove an object if it is there."""
+
+    def protect(self, key: str) -> None:
+        """Make an object read-only, where the storage knows of that."""
+
+    def free_bytes(self) -> int | None:
+        """Return the free space, None where there is no limit to know."""
+
+    def writing(self) -> AbstractContextManager[bool]:
+        """Count among the cache's writers meanwhile."""
+
+    def alone(self) -> AbstractContextManager[bool]:
+        """Yield whether nobody else writes the cache; nobody begins to meanwhile."""
+
+    def claim(self, name: str) -> AbstractContextManager[bool]:
+        """Yield whether this work is ours; others are refused meanwhile."""
+
+    def clean(self) -> list[str]:
+        """Remove what unfinished writes left behind, and return it; only when `alone`."""
+
+
+def open_objects(address: Address) -> Objects:
+    """Return the objects under a folder or a bucket's prefix."""
+    if "://" in str(address):
+        from geocache.data.s3 import S3Objects
+
+        return S3Objects(str(address))
+    return LocalObjects(Path(address))
+
+
+def temporary_name(name: str) -> bool:
+    """Return whether a file's name is that of an unfinished write."""
+    return name.startswith(_TEMPORARY)
 
 
 class LocalObjects:
-    """Objects under a root folder, named by `/`-separated keys."""
+    """Objects in a folder."""
 
     def __init__(self, root: Path) -> None:
         """Use `root`; it is made when the first object is written."""
         self.root = root
 
     def path(self, key: str) -> Path:
-        """Return the file of an object."""
-        return self.root.joinpath(*key.split("/"))
+        """Return the file of an object; raise CacheError for a key that leads elsewhere."""
+        parts = key.split("/")
+        if any(part in ("", ".", "..") or "\\" in part or "\0" in part for part in parts):
+            raise CacheError(f"object key must be plain names, got '{key}' (in {self.root}).")
+        return self.root.joinpath(*parts)
 
     def put(self, key: str, data: bytes) -> None:
         """Write an object durably, replacing an old one; StorageError when the disk refuses."""
         with self._temporary(key, data) as temporary:
-            temporary.replace(self.path(key))
+            current_files().rename(temporary, self.path(key))
 
     def create(self, key: str, data: bytes) -> bool:
         """Write an object durably unless it exists; return whether this call wrote it."""
+        if self.exists(key):
+            return False
         with self._temporary(key, data) as temporary:
             try:
-                os.link(temporary, self.path(key))
+                current_files().link(temporary, self.path(key))
             except FileExistsError:
                 return False
             return True
@@ -50,14 +125,24 @@ class LocalObjects:
     def get(self, key: str) -> bytes:
         """Return an object's bytes; raise CacheError when it is missing or cannot be read."""
         try:
-            return self.path(key).read_bytes()
+            path = self.path(key)
+            self._check_inside(path)
+            return current_files().read(path)
         except FileNotFoundError:
             raise CacheError(
                 f"object '{key}' must exist, but it is missing (in {self.root}). "
-                "Build the cache again to restore it."
+                "`geocache verify` shows what else is, and --repair restores it."
             ) from None
         except OSError as error:
             raise CacheError(f"object '{key}' cannot be read: {error} (in {self.root}).") from None
+
+    def _check_inside(self, path: Path) -> None:
+        """Refuse a folder on the way that is a link: what is read has to lie in the cache."""
+        if path.parent.resolve() != self.root.resolve() / path.parent.relative_to(self.root):
+            raise CacheError(
+                f"objects must lie in the cache itself, got a link on the way to {path}. Copy the "
+                "files instead of linking them."
+            )
 
     def exists(self, key: str) -> bool:
         """Return whether there is such an object."""
@@ -66,14 +151,34 @@ class LocalObjects:
     def list(self, prefix: str) -> list[str]:
         """Return the names right under a folder, sorted, leaving out unfinished writes."""
         try:
-            names = [path.name for path in self.path(prefix).iterdir()]
-        except FileNotFoundError:
+            names = os.listdir(self.path(prefix))
+        except (FileNotFoundError, NotADirectoryError):
             return []
-        return sorted(name for name in names if not name.startswith(_TEMPORARY))
+        return sorted(name for name in names if not temporary_name(name))
+
+    def walk(self, prefix: str = "") -> list[tuple[str, int]]:
+        """Return (key, bytes) of every object under a folder, sorted by key."""
+        top = self.path(prefix) if prefix else self.root
+        found = []
+        for folder, _, names in os.walk(top):
+            base = Path(folder)
+            for name in names:
+                if not temporary_name(name):
+                    key = (base / name).relative_to(self.root).as_posix()
+                    found.append((key, (base / name).lstat().st_size))
+        return sorted(found)
 
     def delete(self, key: str) -> None:
         """Remove an object if it is there."""
-        self.path(key).unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            current_files().unlink(self.path(key))
+
+    def protect(self, key: str) -> None:
+        """Make an object read-only."""
+        path = self.path(key)
+        with contextlib.suppress(FileNotFoundError, PermissionError):
+            if path.stat().st_mode & stat.S_IWUSR:
+                current_files().protect(path)
 
     def free_bytes(self) -> int:
         """Return the free space of the disk that holds, or will hold, the root."""
@@ -82,23 +187,46 @@ class LocalObjects:
             folder = folder.parent
         return shutil.disk_usage(folder).free
 
+    def writing(self) -> AbstractContextManager[bool]:
+        """Count among the cache's writers meanwhile."""
+        return locked(self.path(_LOCK), shared=True)
+
+    def alone(self) -> AbstractContextManager[bool]:
+        """Yield whether nobody else writes the cache; nobody begins to meanwhile."""
+        return locked(self.path(_LOCK), shared=False)
+
+    def claim(self, name: str) -> AbstractContextManager[bool]:
+        """Yield whether this work is ours; others are refused meanwhile."""
+        return claimed(self.path(f"meta/claims/{name}"))
+
+    def clean(self) -> list[str]:
+        """Remove what unfinished writes left behind, and return it; only when `alone`."""
+        left = []
+        for folder, _, names in os.walk(self.root):
+            for name in names:
+                if temporary_name(name) or PurePosixPath(folder).name == "claims":
+                    path = Path(folder) / name
+                    path.unlink(missing_ok=True)
+                    left.append(path.relative_to(self.root).as_posix())
+        return sorted(left)
+
     @contextlib.contextmanager
     def _temporary(self, key: str, data: bytes) -> Iterator[Path]:
         """Write synced bytes beside `key`; after the caller has named them, sync the folder."""
+        files = current_files()
         path = self.path(key)
         temporary = path.parent / f"{_TEMPORARY}{secrets.token_hex(8)}"
         try:
             _make_folders(path.parent)
             try:
-                with temporary.open("wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
+                files.write(temporary, data)
+                files.sync(temporary)
                 yield temporary
             finally:
                 with contextlib.suppress(OSError):
-                    temporary.unlink(missing_ok=True)
-            _sync_folder(path.parent)
+                    if temporary.exists():
+                        files.unlink(temporary)
+            files.sync_folder(path.parent)
         except OSError as error:
             raise _refusal(error, key, self.root) from error
 
@@ -119,15 +247,5 @@ def _make_folders(folder: Path) -> None:
         missing.append(folder)
         folder = folder.parent
     for new in reversed(missing):
-        new.mkdir(exist_ok=True)
-        _sync_folder(new.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "nt":  # Windows cannot open folders; NTFS journals the names by itself.
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        current_files().mkdir(new)
+        current_files().sync_folder(new.parent)

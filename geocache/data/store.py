@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from geocache.data.layout import ArrayLayout, Group, chunk_rows
+from geocache.data.layout import ArrayLayout, Group
 from geocache.errors import CacheError
 
 __all__ = [
@@ -119,6 +119,7 @@ def layout_from(path: str, metadata: bytes) -> ArrayLayout:
             packed=bool(own["packed"]),
             unit_rows=int(own["unit_rows"]),
             attributes=attributes,
+            sizes=_sizes(document, skip - 1),
         )
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise CacheError(
@@ -127,12 +128,24 @@ def layout_from(path: str, metadata: bytes) -> ArrayLayout:
     return layout
 
 
+def _sizes(document: Mapping[str, Any], axis: int) -> tuple[int, int]:
+    """Return the rows of a row group and of a chunk, as an array's metadata says."""
+    group = document["chunk_grid"]["configuration"]["chunk_shape"][axis]
+    chunk = group
+    for codec in document["codecs"]:
+        if codec["name"] == "sharding_indexed":
+            chunk = codec["configuration"]["chunk_shape"][axis]
+    if not (isinstance(group, int) and isinstance(chunk, int) and 0 < chunk <= group):
+        raise ValueError(f"chunks of {chunk} rows in groups of {group}")
+    return group, chunk
+
+
 def _array(layout: ArrayLayout, held: dict[str, Any]) -> Any:
     import zarr
     from zarr.codecs import Crc32cCodec, ZstdCodec
     from zarr.storage import MemoryStore
 
-    size, inner = layout.group_rows, chunk_rows(layout.bytes_per_row, layout.unit_rows)
+    size, inner = layout.group_rows, layout.chunk_rows
     lead = () if layout.n_views is None else (1,)
     chunks = (*lead, inner, *layout.row_shape)
     own = {

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from geocache.data.cache import Cache, target_name
 from geocache.data.layout import ArrayLayout
-from geocache.data.objects import LocalObjects
+from geocache.data.objects import Objects
 
 __all__ = ["describe_array", "describe_cache", "stored_bytes"]
 
@@ -52,13 +51,6 @@ def describe_array(cache: Cache, layout: ArrayLayout) -> dict[str, Any]:
     }
 
 
-def stored_bytes(objects: LocalObjects, layout: ArrayLayout) -> int:
+def stored_bytes(objects: Objects, layout: ArrayLayout) -> int:
     """Return the bytes of an array's objects on disk."""
-    return sum(_size(objects.path(layout.object_key(group))) for group in layout.groups())
-
-
-def _size(file: Path) -> int:
-    try:
-        return file.stat().st_size
-    except FileNotFoundError:
-        return 0
+    return sum(n_bytes for key, n_bytes in objects.walk(f"{layout.path}/c"))

@@ -4,36 +4,44 @@ A row group counts once its receipt exists. The order is: encode, write durably,
 then the receipt, which never replaces another. An array's `zarr.json` appears at the end, so a
 reader without geocache does not see an array before it is whole; builders find its layout under
 `meta/arrays` instead.
+
+Where an object that counts already is replaced (a partial row group that grows, corrected labels),
+an announcement of the new one stands beside the old receipt meanwhile, so that readers accept
+either.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from geocache.data.cache import Cache
 from geocache.data.layout import SMALL_UNIT_ROWS, ArrayLayout, Group
-from geocache.data.objects import LocalObjects
+from geocache.data.objects import Address, Objects, open_objects
+from geocache.data.sealed import digest_of, seal, unseal
 from geocache.data.store import array_metadata, checksum, encode_group, group_metadata
 from geocache.errors import CacheError, StorageError
 
-__all__ = ["CacheWriter", "create_cache", "small_layout"]
+__all__ = ["CacheWriter", "create_cache", "describe", "root_metadata", "small_layout"]
 
 
-def create_cache(path: Path, about: Mapping[str, Any]) -> Cache:
+def root_metadata(about: Mapping[str, Any]) -> bytes:
+    """Return the `zarr.json` of a cache: what it is a cache of, under its own checksum."""
+    return group_metadata({"geocache": {**about, "sha256": digest_of(about)}})
+
+
+def create_cache(path: Address, about: Mapping[str, Any]) -> Cache:
     """Create the cache in a folder unless it exists, and open it.
 
     about: what `Cache` reads, with `key` and `identity`. Raises CacheError when the folder holds a
     cache with another key.
     """
-    objects = LocalObjects(path)
+    objects = open_objects(path)
     if not objects.exists("zarr.json"):
-        objects.create("zarr.json", group_metadata({"geocache": dict(about)}))
+        objects.create("zarr.json", root_metadata(about))
     cache = Cache(path)
     if cache.key != about["key"]:
         raise CacheError(
@@ -59,9 +67,9 @@ def small_layout(path: str, rows: np.ndarray[Any, Any], axes: tuple[str, ...] = 
 class CacheWriter:
     """Commits row groups of one cache; any number of writers may share it."""
 
-    def __init__(self, path: Path, provenance: Mapping[str, Any]) -> None:
-        """Write to the cache in a folder; `provenance` goes into every receipt."""
-        self.objects = LocalObjects(path)
+    def __init__(self, path: Address, provenance: Mapping[str, Any]) -> None:
+        """Write to the cache at an address; `provenance` goes into every receipt."""
+        self.objects = open_objects(path)
         self.provenance = dict(provenance)
 
     def declare(self, layout: ArrayLayout) -> None:
@@ -85,74 +93,101 @@ class CacheWriter:
 
         Raises StorageError when the disk refuses or gives back other bytes than were written.
         """
-        objects = self._write(layout, group, rows)
-        self.objects.create(layout.receipt_key(group), self._receipt(layout, group, objects, notes))
-        self._drop_shorter(layout, group)
-        return sum(described["bytes"] for described in objects.values())
+        encoded = encode_group(layout, group, rows)
+        receipt = self._receipt(layout, group, encoded, notes)
+        shorter = self._shorter(layout, group)
+        if shorter:
+            self.objects.put(layout.announcement_key(group), receipt)
+        self._write(encoded)
+        if not self.objects.create(layout.receipt_key(group), receipt):
+            self._settle(layout, group, encoded, receipt)
+        for key in shorter:
+            self.objects.delete(key)
+        if shorter:
+            self.objects.delete(layout.announcement_key(group))
+        return sum(len(data) for data in encoded.values())
 
     def replace(self, layout: ArrayLayout, rows: np.ndarray[Any, Any]) -> None:
         """Write a small array, or correct it where it stands; equal content is left alone."""
         self.declare(layout)
         for group in layout.groups():
-            part = rows[group.start : group.stop]
-            described = {k: _describe(d) for k, d in encode_group(layout, group, part).items()}
-            receipt = self._receipt(layout, group, described, None)
+            encoded = encode_group(layout, group, rows[group.start : group.stop])
+            receipt = self._receipt(layout, group, encoded, None)
             key = layout.receipt_key(group)
-            if self.objects.exists(key) and _same_objects(self.objects.get(key), described):
+            if _describes(self.objects, key, encoded) and _stands(self.objects, encoded):
                 continue
-            self._write(layout, group, part)
+            announced = self.objects.exists(key)
+            if announced:
+                self.objects.put(layout.announcement_key(group), receipt)
+            self._write(encoded)
             self.objects.put(key, receipt)
+            if announced:
+                self.objects.delete(layout.announcement_key(group))
         self.publish(layout)
 
     def publish(self, layout: ArrayLayout) -> None:
-        """Show a whole array to every Zarr reader; safe to repeat."""
+        """Show a whole array to every Zarr reader, its files read-only; safe to repeat."""
+        for group in layout.groups():
+            self.objects.protect(layout.object_key(group))
+            self.objects.protect(layout.receipt_key(group))
         parts = layout.path.split("/")
         for depth in range(1, len(parts)):
             self.objects.create(f"{'/'.join(parts[:depth])}/zarr.json", group_metadata({}))
         self.objects.create(f"{layout.path}/zarr.json", array_metadata(layout))
 
-    def _write(
-        self, layout: ArrayLayout, group: Group, rows: np.ndarray[Any, Any]
-    ) -> dict[str, dict[str, Any]]:
-        described = {}
-        for key, data in encode_group(layout, group, rows).items():
+    def _write(self, encoded: Mapping[str, bytes]) -> None:
+        for key, data in encoded.items():
             self.objects.put(key, data)
-            described[key] = _describe(data)
-            if _describe(self.objects.get(key)) != described[key]:
+            if self.objects.get(key) != data:
                 raise StorageError(
                     f"object '{key}' reads back differently than it was written "
                     f"(in {self.objects.root}). Check the disk, then run the same command again."
                 )
-        return described
+
+    def _settle(
+        self, layout: ArrayLayout, group: Group, encoded: Mapping[str, bytes], receipt: bytes
+    ) -> None:
+        """Make receipt and objects agree where another builder committed the group meanwhile.
+
+        Whoever wrote the object last is right. Our own receipt after a lost reply is one that
+        agrees.
+        """
+        key = layout.receipt_key(group)
+        if not _describes(self.objects, key, encoded) and _stands(self.objects, encoded):
+            self.objects.put(key, receipt)
 
     def _receipt(
         self,
         layout: ArrayLayout,
         group: Group,
-        objects: Mapping[str, Mapping[str, Any]],
+        encoded: Mapping[str, bytes],
         notes: Mapping[str, Any] | None,
     ) -> bytes:
         receipt = {
             "array": layout.path,
             "view": group.view,
             "rows": [group.start, group.stop],
-            "objects": objects,
+            "layout": hashlib.sha256(array_metadata(layout)).hexdigest(),
+            "objects": {key: describe(data) for key, data in encoded.items()},
             **self.provenance,
             **(notes or {}),
         }
-        return (json.dumps(receipt, indent=1, sort_keys=True) + "\n").encode()
+        return seal(receipt)
 
-    def _drop_shorter(self, layout: ArrayLayout, group: Group) -> None:
-        """Remove the receipts of a partial build that this group has outgrown."""
+    def _shorter(self, layout: ArrayLayout, group: Group) -> list[str]:
+        """Return the receipts of a partial build that this group outgrows."""
         front = layout.receipt_key(group).rpartition("-r")[0].rpartition("/")[2]
-        for name in self.objects.list(layout.receipts):
-            if name.startswith(f"{front}-r"):
-                rows = int(name.rpartition("-r")[2].removesuffix(".json"))
-                if rows < group.stop - group.start:
-                    self.objects.delete(f"{layout.receipts}/{name}")
+        return [
+            f"{layout.receipts}/{name}"
+            for name in self.objects.list(layout.receipts)
+            if name.startswith(f"{front}-r")
+            and name.endswith(".json")
+            and int(name.rpartition("-r")[2].removesuffix(".json")) < group.stop - group.start
+        ]
 
 
-def _describe(data: bytes) -> dict[str, Any]:
+def describe(data: bytes) -> dict[str, Any]:
+    """Return what a receipt says of an object: its size and two checksums."""
     return {
         "bytes": len(data),
         "crc32c": checksum(data),
@@ -160,9 +195,17 @@ def _describe(data: bytes) -> dict[str, Any]:
     }
 
 
-def _same_objects(receipt: bytes, objects: Mapping[str, Mapping[str, Any]]) -> bool:
-    try:
-        held = json.loads(receipt)["objects"]
-    except (ValueError, KeyError, TypeError):
+def _describes(objects: Objects, receipt: str, encoded: Mapping[str, bytes]) -> bool:
+    """Return whether there is a receipt, and of just these objects."""
+    if not objects.exists(receipt):
         return False
-    return bool(held == objects)
+    try:
+        held = unseal(objects.get(receipt), receipt)["objects"]
+    except (CacheError, KeyError):
+        return False
+    return bool(held == {key: describe(data) for key, data in encoded.items()})
+
+
+def _stands(objects: Objects, encoded: Mapping[str, bytes]) -> bool:
+    """Return whether these objects are in place."""
+    return all(objects.exists(key) and objects.get(key) == data for key, data in encoded.items())

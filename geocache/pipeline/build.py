@@ -28,7 +28,7 @@ from geocache.data.identity import (
     row_order,
 )
 from geocache.data.images import image_size
-from geocache.data.objects import LocalObjects
+from geocache.data.objects import Address, Objects, open_objects
 from geocache.data.writer import CacheWriter, create_cache, small_layout
 from geocache.errors import ConfigError, DataError, StorageError
 from geocache.pipeline.arrays import publish_whole, wanted_arrays, without_longer_lists
@@ -74,7 +74,7 @@ def build(request: BuildRequest, progress: Progress | None = None) -> BuildRepor
     n_asked = len(dataset) if request.limit is None else min(request.limit, len(dataset))
     layouts = wanted_arrays(request, shapes, image_shape)
     committed: dict[str, dict[tuple[int, int], int]] = {}
-    if LocalObjects(path).exists("zarr.json"):
+    if open_objects(path).exists("zarr.json"):
         cache = Cache(path)
         check_probe(cache.about["probe"], probe, key)
         layouts = without_longer_lists(layouts, cache, n_asked)
@@ -91,7 +91,7 @@ def build(request: BuildRequest, progress: Progress | None = None) -> BuildRepor
     )  # fmt: skip
     if request.dry_run:
         return report
-    _check_disk(LocalObjects(path), planned)
+    _check_disk(open_objects(path), planned)
     about = {
         "key": key,
         "identity": document,
@@ -187,9 +187,9 @@ def _finished(report: BuildReport, outcomes: Sequence[Outcome], started: float) 
     )
 
 
-def _complete(path: Path, n_asked: int) -> tuple[str, ...]:
+def _complete(path: Address, n_asked: int) -> tuple[str, ...]:
     """Return the targets that a cache holds for all rows that are asked for."""
-    if not LocalObjects(path).exists("zarr.json"):
+    if not open_objects(path).exists("zarr.json"):
         return ()
     cache = Cache(path)
     return tuple(name for name in cache.target_names() if cache.n_built(name) >= n_asked)
@@ -229,12 +229,12 @@ def _teacher_spec(request: BuildRequest, image_shape: tuple[int, int, int]) -> T
     )
 
 
-def _check_disk(objects: LocalObjects, planned: int) -> None:
+def _check_disk(objects: Objects, planned: int) -> None:
     free = objects.free_bytes()
-    if planned > free:
+    if free is not None and planned > free:
         raise StorageError(
             f"the disk must hold up to {planned / 1e6:.0f} MB more, got {free / 1e6:.0f} MB free "
-            f"(in {objects.root.parent}). Free some space, choose another --store, or give --limit."
+            f"(in {objects.root}). Free some space, choose another --store, or give --limit."
         )
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from geocache.data.dataset import ImageDataset
 from geocache.data.images import ImageSpec
+from geocache.data.objects import Address
 from geocache.errors import ConfigError
 from geocache.targets import LayerTarget
 
@@ -78,7 +79,7 @@ class BuildReport:
     """What a build found and did."""
 
     key: str
-    path: Path
+    path: Address
     n_rows: int
     n_asked: int
     n_units: int

@@ -12,10 +12,9 @@ import os
 import platform
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +25,7 @@ from geocache.data.cache import Cache, array_path, target_name
 from geocache.data.dataset import ImageDataset
 from geocache.data.images import ImageSpec, read_rows
 from geocache.data.layout import ArrayLayout
+from geocache.data.objects import Address
 from geocache.data.writer import CacheWriter
 from geocache.errors import DataError, GeocacheError, StorageError
 from geocache.pipeline.buffers import GroupBuffers
@@ -34,9 +34,11 @@ from geocache.pipeline.plan import Unit
 from geocache.pipeline.teacher import Teacher, TeacherSpec, load_teacher
 from geocache.targets import LayerTarget, LocalFeatures, target_from_name
 
-__all__ = ["Job", "Outcome", "provenance", "run_unit"]
+__all__ = ["BUSY_WAIT_S", "Job", "Outcome", "provenance", "run_unit"]
 
 IMAGES, VALID = "images", "valid"
+BUSY_WAIT_S = 0.2
+"""Seconds until another builder's units are asked for again, when nothing else is left."""
 _STORED_BYTES = 2**28
 """Images of a unit up to this size are read from the cache rather than decoded again."""
 
@@ -45,7 +47,7 @@ _STORED_BYTES = 2**28
 class Job:
     """What is the same for every unit of a build."""
 
-    cache_path: str
+    cache_path: Address
     teacher: TeacherSpec
     weights_digest: str
     """Which weights the cache is keyed by; a worker that loads others refuses."""
@@ -68,6 +70,8 @@ class Outcome:
     unit: Unit
     n_bytes: int = 0
     error: str | None = None
+    busy: bool = False
+    """Whether another builder is at it, so that it is to be asked for again later."""
     fatal: bool = False
     """Whether every other unit would fail alike, so that going on is pointless."""
     bad: dict[int, str] = field(default_factory=dict)
@@ -95,7 +99,11 @@ def run_unit(job: Job, unit: Unit, indices: Int64[np.ndarray, " rows"]) -> Outco
     if torch.get_num_threads() != job.n_threads:
         torch.set_num_threads(job.n_threads)
     try:
-        return _Worker(job, unit, indices).run()
+        cache = Cache(job.cache_path)
+        with cache.objects.claim(f"v{unit.view}-r{unit.start:09d}") as ours:
+            if not ours:
+                return Outcome(unit, busy=True)
+            return _Worker(job, _still_missing(cache, unit), indices).run()
     except StorageError as error:
         return Outcome(unit, error=str(error), fatal=True)
     except GeocacheError as error:
@@ -105,13 +113,24 @@ def run_unit(job: Job, unit: Unit, indices: Int64[np.ndarray, " rows"]) -> Outco
         return Outcome(unit, error=reason)
 
 
+def _still_missing(cache: Cache, unit: Unit) -> Unit:
+    """Leave out what another builder has committed since the plan was made."""
+    missing = tuple(
+        m
+        for m in unit.missing
+        if cache.receipts(cache.layouts[m.path]).get((m.group.view, m.group.index), 0)
+        < m.group.stop - m.group.start
+    )
+    return replace(unit, missing=missing)
+
+
 class _Worker:
     def __init__(self, job: Job, unit: Unit, indices: Int64[np.ndarray, " rows"]) -> None:
         self.job, self.unit, self.indices = job, unit, indices
         self.writer = CacheWriter(
-            Path(job.cache_path), provenance(job.device, job.batch_size, job.n_threads)
+            job.cache_path, provenance(job.device, job.batch_size, job.n_threads)
         )
-        self.cache = Cache(Path(job.cache_path))
+        self.cache = Cache(job.cache_path)
         self.missing = [m for m in unit.missing if target_name(m.path) not in job.derived]
         """What is computed from the images."""
         self.targets: dict[str, LayerTarget] = {

@@ -8,6 +8,7 @@ may decide, writes the same objects twice.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -17,7 +18,7 @@ from jaxtyping import Int64
 
 from geocache.errors import ConfigError
 from geocache.pipeline.plan import Unit
-from geocache.pipeline.work import Job, Outcome, run_unit
+from geocache.pipeline.work import BUSY_WAIT_S, Job, Outcome, run_unit
 from geocache.process import keep_freed_memory
 
 __all__ = ["run"]
@@ -62,6 +63,12 @@ def run(
                 outcome: Outcome = future.result()
             else:
                 outcome = Outcome(unit, error=f"its worker was lost: {future.exception()!r}")
+            if outcome.busy:
+                if not waiting:
+                    time.sleep(BUSY_WAIT_S)
+                waiting.insert(0, unit)
+                running.add(submit(waiting.pop()))
+                continue
             report(outcome)
             if outcome.fatal:
                 client.cancel(list(running.futures))

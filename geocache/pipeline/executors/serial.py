@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Int64
 
 from geocache.pipeline.plan import Unit
-from geocache.pipeline.work import Job, Outcome, run_unit
+from geocache.pipeline.work import BUSY_WAIT_S, Job, Outcome, run_unit
 
 __all__ = ["run"]
 
@@ -21,10 +22,20 @@ def run(
 ) -> None:
     """Run every unit and report its outcome; stop after one that dooms the rest.
 
-    order: the data set's index of each row.
+    order: the data set's index of each row. Units that another builder is at are asked for again
+    after the others: then they are done, or free because their builder died.
     """
-    for unit in units:
-        outcome = run_unit(job, unit, order[unit.start : unit.stop])
-        report(outcome)
-        if outcome.fatal:
-            return
+    waiting = list(units)
+    while waiting:
+        busy = []
+        for unit in waiting:
+            outcome = run_unit(job, unit, order[unit.start : unit.stop])
+            if outcome.busy:
+                busy.append(unit)
+                continue
+            report(outcome)
+            if outcome.fatal:
+                return
+        if len(busy) == len(waiting):
+            time.sleep(BUSY_WAIT_S)
+        waiting = busy

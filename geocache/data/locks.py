@@ -1,0 +1,81 @@
+"""Locks between processes that share a folder: a lock dies with its holder.
+
+Locks are advisory `flock`s on small files, so a builder that was killed blocks nobody, also on
+network file systems whose locks reach all machines. Nothing of what a cache promises rests on
+them: they divide work, and they keep collectors away from a cache that is being written.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows: every claim is granted, and work may be done twice.
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["claimed", "locked"]
+
+
+@contextmanager
+def locked(path: Path, *, shared: bool) -> Iterator[bool]:
+    """Hold a lock file, shared or alone, and yield whether it could be had at once.
+
+    The file stays. On a read-only folder nobody can write: the lock is had without a file.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError:
+        yield True
+        return
+    try:
+        yield _try_lock(descriptor, shared=shared)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def claimed(path: Path) -> Iterator[bool]:
+    """Hold a file that exists only while it is held, and yield whether it could be had at once."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        yield True
+        return
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        if not _try_lock(descriptor, shared=False):
+            os.close(descriptor)
+            yield False
+            return
+        if _still_named(descriptor, path):
+            break
+        os.close(descriptor)  # Its last holder removed the name before we had the lock.
+    try:
+        yield True
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _try_lock(descriptor: int, *, shared: bool) -> bool:
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # A file system without locks: work may be done twice, which harms nothing.
+        return True
+    return True
+
+
+def _still_named(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
