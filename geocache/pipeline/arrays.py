@@ -8,13 +8,11 @@ import numpy as np
 
 from geocache.data.cache import Cache, array_path
 from geocache.data.layout import ArrayLayout
-from geocache.data.writer import CacheWriter
-from geocache.pipeline.plan import plan_units
+from geocache.pipeline.measure import IMAGES, VALID
 from geocache.pipeline.request import BuildRequest
-from geocache.pipeline.work import IMAGES, VALID
 from geocache.targets import LayerTarget
 
-__all__ = ["publish_whole", "target_layout", "wanted_arrays", "without_longer_lists"]
+__all__ = ["image_arrays", "target_array", "wanted_arrays", "without_longer_lists"]
 
 _SMALL_IMAGE_BYTES = 64 * 64 * 3
 
@@ -26,19 +24,27 @@ def wanted_arrays(
 ) -> dict[str, ArrayLayout]:
     """Return the layout of every array that is asked for, by path."""
     n_rows = len(request.dataset)
-    layouts = {VALID: ArrayLayout(VALID, "bool", n_rows, (), (), 1)}
-    n_bytes = int(np.prod(image_shape))
-    if request.images or (request.images is None and n_bytes <= _SMALL_IMAGE_BYTES):
-        axes = ("y", "x", "channel")
-        layouts[IMAGES] = ArrayLayout(IMAGES, "uint8", n_rows, image_shape, axes, n_bytes)
+    layouts = image_arrays(n_rows, image_shape, request.images)
     for wanted in request.targets:
-        layout = target_layout(wanted, shapes[wanted.layer or ""], n_rows)
+        layout = target_array(wanted, shapes[wanted.layer or ""], n_rows)
         layouts[layout.path] = layout
     return layouts
 
 
-def target_layout(wanted: LayerTarget, shape: tuple[int, ...], n_rows: int) -> ArrayLayout:
-    """Return the layout of a target's array for a tapped tensor of `shape` an image.
+def image_arrays(
+    n_rows: int, image_shape: tuple[int, int, int], images: bool | None
+) -> dict[str, ArrayLayout]:
+    """Return `valid` and, where pixels are stored, `images`; None stores them up to 64 x 64."""
+    layouts = {VALID: ArrayLayout(VALID, "bool", n_rows, (), (), 1)}
+    n_bytes = int(np.prod(image_shape))
+    if images or (images is None and n_bytes <= _SMALL_IMAGE_BYTES):
+        axes = ("y", "x", "channel")
+        layouts[IMAGES] = ArrayLayout(IMAGES, "uint8", n_rows, image_shape, axes, n_bytes)
+    return layouts
+
+
+def target_array(wanted: LayerTarget, shape: tuple[int, ...], n_rows: int) -> ArrayLayout:
+    """Return the layout of a target that is measured on tensors of `shape` an image.
 
     Raises ShapeError or ConfigError when the target is not defined on that shape.
     """
@@ -60,15 +66,6 @@ def target_layout(wanted: LayerTarget, shape: tuple[int, ...], n_rows: int) -> A
         packed=storage.packed,
         attributes={**storage.attributes, "geocache": own},
     )
-
-
-def publish_whole(writer: CacheWriter, cache: Cache) -> None:
-    """Show every array that has become whole to other Zarr readers."""
-    for path, layout in cache.layouts.items():
-        if not writer.objects.exists(f"{path}/zarr.json"):
-            committed = cache.receipts(layout)
-            if not plan_units([layout], {path: committed}, layout.n_rows):
-                writer.publish(layout)
 
 
 def without_longer_lists(

@@ -10,7 +10,6 @@ import dataclasses
 import os
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,7 +17,6 @@ from jaxtyping import Int64
 
 from geocache.data.cache import Cache, target_name
 from geocache.data.catalog import cache_folder, store_root
-from geocache.data.dataset import ImageDataset
 from geocache.data.identity import (
     DataIdentity,
     ViewIdentity,
@@ -28,16 +26,23 @@ from geocache.data.identity import (
     row_order,
 )
 from geocache.data.images import image_size
-from geocache.data.objects import Address, Objects, open_objects
-from geocache.data.writer import CacheWriter, create_cache, small_layout
-from geocache.errors import ConfigError, DataError, StorageError
-from geocache.pipeline.arrays import publish_whole, wanted_arrays, without_longer_lists
+from geocache.data.objects import Address, open_objects
+from geocache.data.writer import CacheWriter, create_cache
+from geocache.errors import ConfigError
+from geocache.pipeline.arrays import wanted_arrays, without_longer_lists
 from geocache.pipeline.derivation import choose_sources
 from geocache.pipeline.evaluation import store_evaluation
+from geocache.pipeline.foundation import (
+    check_classes,
+    check_disk,
+    publish_whole,
+    write_rows,
+)
+from geocache.pipeline.measure import IMAGES, VALID
 from geocache.pipeline.plan import Unit, missing_bytes, plan_units
 from geocache.pipeline.request import BuildReport, BuildRequest, Failure, Progress
 from geocache.pipeline.teacher import Teacher, TeacherSpec, check_probe
-from geocache.pipeline.work import IMAGES, VALID, Job, Outcome, provenance
+from geocache.pipeline.work import Job, Outcome, provenance
 
 __all__ = ["BuildReport", "BuildRequest", "Failure", "build"]
 
@@ -54,7 +59,7 @@ def build(request: BuildRequest, progress: Progress | None = None) -> BuildRepor
     started = time.monotonic()
     tell = progress or (lambda phase, done, total: None)
     dataset = request.dataset
-    _check_classes(dataset, request.evaluation)
+    check_classes(dataset, request.evaluation)
     digests = dataset.digests(lambda done: tell("reading", done, len(dataset)))
     order = row_order(digests, dataset.labels)
     # The teacher sees RGB of one size; another size later on is an error that names the sample.
@@ -91,7 +96,7 @@ def build(request: BuildRequest, progress: Progress | None = None) -> BuildRepor
     )  # fmt: skip
     if request.dry_run:
         return report
-    _check_disk(open_objects(path), planned)
+    check_disk(open_objects(path), planned)
     about = {
         "key": key,
         "identity": document,
@@ -104,12 +109,7 @@ def build(request: BuildRequest, progress: Progress | None = None) -> BuildRepor
     n_threads = request.n_threads or _default_threads(request)
     batch_size = request.batch_size or (64 if device == "cpu" else 512)
     writer = CacheWriter(path, provenance(device, batch_size, n_threads))
-    for name, rows, axes in (
-        ("labels", dataset.labels[order], ()),
-        ("dataset_index", order, ()),
-        ("sample_id", digests[order], ("byte",)),
-    ):
-        writer.replace(small_layout(name, rows, axes), rows)
+    write_rows(writer, dataset, digests, order)
     for layout in layouts.values():
         writer.declare(layout)
     if request.evaluation is not None:
@@ -195,21 +195,6 @@ def _complete(path: Address, n_asked: int) -> tuple[str, ...]:
     return tuple(name for name in cache.target_names() if cache.n_built(name) >= n_asked)
 
 
-def _check_classes(dataset: ImageDataset, evaluation: ImageDataset | None) -> None:
-    """Refuse an evaluation split whose labels mean other classes, as with a folder missing."""
-    if evaluation is None or not dataset.classes:
-        return
-    theirs = evaluation.classes
-    if theirs != dataset.classes[: len(theirs)]:
-        first = next(i for i, name in enumerate(theirs) if name not in dataset.classes[i : i + 1])
-        ours = dataset.classes[first] if first < len(dataset.classes) else "no class at all"
-        raise DataError(
-            f"the evaluation split's classes must be the training split's, got '{theirs[first]}' "
-            f"as number {first}, where the training split has {ours} "
-            f"({evaluation.name}/{evaluation.split}). Give both splits the same class folders."
-        )
-
-
 def _teacher_spec(request: BuildRequest, image_shape: tuple[int, int, int]) -> TeacherSpec:
     n_classes = request.n_classes or len(request.dataset.classes)
     if n_classes < 1:
@@ -227,15 +212,6 @@ def _teacher_spec(request: BuildRequest, image_shape: tuple[int, int, int]) -> T
         std=tuple(float(s) for s in request.std),
         options=tuple(sorted(request.options.items())),
     )
-
-
-def _check_disk(objects: Objects, planned: int) -> None:
-    free = objects.free_bytes()
-    if free is not None and planned > free:
-        raise StorageError(
-            f"the disk must hold up to {planned / 1e6:.0f} MB more, got {free / 1e6:.0f} MB free "
-            f"(in {objects.root}). Free some space, choose another --store, or give --limit."
-        )
 
 
 def _device(asked: str) -> str:

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 
 from geocache.data.cache import Cache, array_path, target_name
+from geocache.pipeline.measure import affinity_radii
 from geocache.pipeline.plan import Missing
 from geocache.targets import LayerTarget, StoredRows, serving_name, target_from_name
-from geocache.targets.affinity import Affinity
 
-__all__ = ["affinity_radii", "choose_sources", "derive_rows"]
+__all__ = ["choose_sources", "derive_rows"]
 
 
 def choose_sources(wanted: Iterable[str], available: Collection[str]) -> dict[str, tuple[str, ...]]:
@@ -37,15 +37,6 @@ def choose_sources(wanted: Iterable[str], available: Collection[str]) -> dict[st
                 chosen[name] = sources
                 break
     return chosen
-
-
-def affinity_radii(targets: Iterable[LayerTarget]) -> dict[str, tuple[int, ...]]:
-    """Return the radii of the affinities by layer, so that one pass computes them all."""
-    radii: dict[str, tuple[int, ...]] = {}
-    for wanted in targets:
-        if wanted.layer and isinstance(wanted.target, Affinity) and wanted.target.radius:
-            radii[wanted.layer] = (*radii.get(wanted.layer, ()), wanted.target.radius)
-    return radii
 
 
 def derive_rows(

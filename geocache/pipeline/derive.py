@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from geocache.data.cache import Cache, array_path
 from geocache.data.writer import CacheWriter
 from geocache.errors import MissingTargetError
-from geocache.pipeline.arrays import publish_whole, target_layout
-from geocache.pipeline.buffers import GroupBuffers
+from geocache.pipeline.arrays import target_array
 from geocache.pipeline.derivation import choose_sources, derive_rows
+from geocache.pipeline.foundation import publish_whole
+from geocache.pipeline.measure import GroupBuffers
 from geocache.pipeline.plan import missing_bytes, plan_units
 from geocache.pipeline.request import BuildReport, Progress
 from geocache.pipeline.work import provenance
@@ -53,7 +54,7 @@ def derive(
         # Any target of the layer remembers the tapped shape.
         held = next(n for n in available if n.rpartition("/")[0] == prefix.rstrip("/"))
         shape = cache.layouts[array_path(held)].attributes["geocache"]["tapped_shape"]
-        layouts[array_path(name)] = target_layout(found, tuple(shape), cache.n_rows)
+        layouts[array_path(name)] = target_array(found, tuple(shape), cache.n_rows)
     committed = {path: cache.receipts(layout) for path, layout in layouts.items()}
     units = plan_units(layouts.values(), committed, n_rows)
     report = BuildReport(
@@ -65,12 +66,12 @@ def derive(
     writer = CacheWriter(cache.path, provenance("cpu", _BATCH_ROWS, 1))
     for layout in layouts.values():
         writer.declare(layout)
-    notes = {array_path(name): {"derived_from": sources} for name, sources in derived.items()}
+    by_path = {array_path(name): sources for name, sources in derived.items()}
     n_bytes, n_done = 0, 0
     for unit in units:
-        groups = GroupBuffers(writer, layouts, unit.missing)
+        groups = GroupBuffers(writer, layouts, unit.missing, by_path)
         for computed, start, stop in derive_rows(cache, derived, unit.missing, _BATCH_ROWS):
-            groups.add(computed, start, stop, notes)
+            groups.store(computed, start, stop, {})
         n_bytes += groups.n_bytes
         n_done += unit.stop - unit.start
         tell("deriving", min(n_done, n_rows), n_rows)

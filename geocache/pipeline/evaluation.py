@@ -50,8 +50,8 @@ def store_evaluation(
         images, bad = read_rows(dataset, chosen, image, n_threads, size=image_shape[:2])
         if bad and not skip_bad:
             raise DataError(
-                f"{next(iter(bad.values()))} (evaluation split). Repair or remove it, or build "
-                "with --skip-bad."
+                f"{next(iter(bad.values()))} (evaluation split). Repair or remove it, or give "
+                "--skip-bad."
             )
         reasons = {str(group.start + position): why for position, why in bad.items()}
         writer.commit(layout, group, images, {"bad": reasons} if reasons else None)

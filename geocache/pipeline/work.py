@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Int, Int64, UInt8
+from torch import Tensor
 
 from geocache.data.cache import Cache, array_path, target_name
 from geocache.data.dataset import ImageDataset
@@ -28,15 +29,13 @@ from geocache.data.layout import ArrayLayout
 from geocache.data.objects import Address
 from geocache.data.writer import CacheWriter
 from geocache.errors import DataError, GeocacheError, StorageError
-from geocache.pipeline.buffers import GroupBuffers
-from geocache.pipeline.derivation import affinity_radii, derive_rows
+from geocache.pipeline.derivation import derive_rows
+from geocache.pipeline.measure import IMAGES, VALID, GroupBuffers, Measure
 from geocache.pipeline.plan import Unit
 from geocache.pipeline.teacher import Teacher, TeacherSpec, load_teacher
-from geocache.targets import LayerTarget, LocalFeatures, target_from_name
 
 __all__ = ["BUSY_WAIT_S", "Job", "Outcome", "provenance", "run_unit"]
 
-IMAGES, VALID = "images", "valid"
 BUSY_WAIT_S = 0.2
 """Seconds until another builder's units are asked for again, when nothing else is left."""
 _STORED_BYTES = 2**28
@@ -48,7 +47,8 @@ class Job:
     """What is the same for every unit of a build."""
 
     cache_path: Address
-    teacher: TeacherSpec
+    teacher: TeacherSpec | None
+    """None where images alone are stored."""
     weights_digest: str
     """Which weights the cache is keyed by; a worker that loads others refuses."""
     dataset: ImageDataset
@@ -127,34 +127,26 @@ def _still_missing(cache: Cache, unit: Unit) -> Unit:
 class _Worker:
     def __init__(self, job: Job, unit: Unit, indices: Int64[np.ndarray, " rows"]) -> None:
         self.job, self.unit, self.indices = job, unit, indices
-        self.writer = CacheWriter(
-            job.cache_path, provenance(job.device, job.batch_size, job.n_threads)
-        )
+        writer = CacheWriter(job.cache_path, provenance(job.device, job.batch_size, job.n_threads))
         self.cache = Cache(job.cache_path)
         self.missing = [m for m in unit.missing if target_name(m.path) not in job.derived]
         """What is computed from the images."""
-        self.targets: dict[str, LayerTarget] = {
-            m.path: target_from_name(target_name(m.path))
-            for m in self.missing
-            if m.path not in (IMAGES, VALID)
-        }
-        self.radii = affinity_radii(self.targets.values())
-        self.groups = GroupBuffers(self.writer, job.layouts, unit.missing)
+        self.measure = Measure(m.path for m in self.missing)
+        derived = {array_path(name): sources for name, sources in job.derived.items()}
+        self.groups = GroupBuffers(writer, job.layouts, unit.missing, derived)
         self.bad: dict[int, str] = {}
 
     def run(self) -> Outcome:
         if self.missing:
             self._from_images()
-        derived = self.job.derived
-        notes = {array_path(name): {"derived_from": sources} for name, sources in derived.items()}
         for computed, start, stop in derive_rows(
-            self.cache, derived, self.unit.missing, self.job.batch_size
+            self.cache, self.job.derived, self.unit.missing, self.job.batch_size
         ):
-            self.groups.add(computed, start, stop, notes)
+            self.groups.store(computed, start, stop, {})
         return Outcome(self.unit, n_bytes=self.groups.n_bytes, bad=self.bad)
 
     def _from_images(self) -> None:
-        teacher = self._teacher() if self.targets else None
+        teacher = self._teacher() if self.measure.targets else None
         for start, images, bad in self._batches():
             stop = min(start + self.job.batch_size, self.unit.stop)
             for position, reason in bad.items():
@@ -164,20 +156,14 @@ class _Worker:
                 VALID: np.array([i not in bad for i in range(stop - start)]),
             }
             if teacher is not None:
-                computed.update(self._measure(teacher, images, start, stop, bad))
-            self.groups.add(computed, start, stop, self._notes())
-
-    def _notes(self) -> dict[str, dict[str, Any]]:
-        group = next((m.group for m in self.missing if m.path == VALID), None)
-        if not self.bad or group is None:
-            return {}
-        bad = {str(r): why for r, why in self.bad.items() if group.start <= r < group.stop}
-        return {VALID: {"bad": bad}}
+                trees = self._trees(start, stop)
+                computed.update(self.measure(teacher.run(images), start, stop, bad, trees))
+            self.groups.store(computed, start, stop, self.bad)
 
     def _teacher(self) -> Teacher:
-        layers = tuple(sorted({t.layer for t in self.targets.values() if t.layer}))
         job = self.job
-        return load_teacher(job.teacher, job.weights_digest, job.device, layers)
+        assert job.teacher is not None, "only images can be stored without a teacher"
+        return load_teacher(job.teacher, job.weights_digest, job.device, self.measure.layers)
 
     def _batches(self) -> Iterator[tuple[int, UInt8[np.ndarray, "batch h w 3"], dict[int, str]]]:
         """Yield (first row, whole batch of images, bad positions), decoding one batch ahead."""
@@ -202,7 +188,7 @@ class _Worker:
         if bad and not self.job.skip_bad:
             raise DataError(
                 f"{next(iter(bad.values()))} ({len(bad)} unreadable in rows {start} to "
-                f"{stop - 1}). Repair or remove it, or build with --skip-bad."
+                f"{stop - 1}). Repair or remove it, or give --skip-bad."
             )
         if stop - start < self.job.batch_size:
             # A short batch takes another path through some kernels and gives other last bits.
@@ -236,44 +222,20 @@ class _Worker:
     def _left_out(self) -> dict[int, str]:
         return self.cache.left_out(self.cache.layouts[VALID])
 
+    def _trees(self, start: int, stop: int) -> dict[str, Tensor]:
+        first = self.unit.start
+        return {
+            layer: torch.from_numpy(rows[start - first : stop - first])
+            for layer, rows in self._stored_trees.items()
+        }
+
     @cached_property
     def _stored_trees(self) -> dict[str, Int[np.ndarray, "rows n"]]:
         """The unit's spanning trees that are stored already, by layer: J has to be over those."""
-        trees = {}
-        for layer in {t.layer for t in self.targets.values() if t.layer}:
+        unit, trees = self.unit, {}
+        for layer in self.measure.layers:
             name = f"{layer}/mst"
-            if self.cache.n_built(name) >= self.unit.stop:
-                trees[layer] = self.cache.read(
-                    name, self.unit.start, self.unit.stop, self.unit.view
-                ).astype(np.int32)
+            if self.cache.n_built(name) >= unit.stop:
+                rows = self.cache.read(name, unit.start, unit.stop, unit.view)
+                trees[layer] = rows.astype(np.int32)
         return trees
-
-    def _measure(
-        self,
-        teacher: Teacher,
-        images: UInt8[np.ndarray, "batch h w 3"],
-        start: int,
-        stop: int,
-        bad: dict[int, str],
-    ) -> dict[str, np.ndarray[Any, Any]]:
-        tensors = teacher.run(images)
-        rows = f"rows {start} to {stop - 1}"
-        features: dict[str, LocalFeatures] = {}
-        computed = {}
-        for path, wanted in self.targets.items():
-            layer = wanted.layer or ""
-            if layer not in features:
-                where = f"{f'layer {layer}' if layer else 'the output'}, {rows}"
-                radii = self.radii.get(layer, ())
-                tree = None
-                if layer in self._stored_trees:
-                    first = self.unit.start
-                    tree = torch.from_numpy(self._stored_trees[layer][start - first : stop - first])
-                features[layer] = LocalFeatures(
-                    tensors[layer][: stop - start], where, radii, tree=tree
-                )
-            values = wanted.target.compute(features[layer])
-            for position in bad:
-                values[position] = 0
-            computed[path] = values
-        return computed

@@ -1,0 +1,64 @@
+"""What a cache stands on before it has targets: its rows, its classes, room on the disk."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Int64, UInt8
+
+from geocache.data.cache import Cache
+from geocache.data.dataset import ImageDataset
+from geocache.data.objects import Objects
+from geocache.data.writer import CacheWriter, small_layout
+from geocache.errors import DataError, StorageError
+from geocache.pipeline.plan import plan_units
+
+__all__ = ["check_classes", "check_disk", "publish_whole", "write_rows"]
+
+
+def check_classes(dataset: ImageDataset, evaluation: ImageDataset | None) -> None:
+    """Refuse an evaluation split whose labels mean other classes, as with a folder missing."""
+    if evaluation is None or not dataset.classes:
+        return
+    theirs = evaluation.classes
+    if theirs != dataset.classes[: len(theirs)]:
+        first = next(i for i, name in enumerate(theirs) if name not in dataset.classes[i : i + 1])
+        ours = dataset.classes[first] if first < len(dataset.classes) else "no class at all"
+        raise DataError(
+            f"the evaluation split's classes must be the training split's, got '{theirs[first]}' "
+            f"as number {first}, where the training split has {ours} "
+            f"({evaluation.name}/{evaluation.split}). Give both splits the same class folders."
+        )
+
+
+def check_disk(objects: Objects, planned: int) -> None:
+    """Raise StorageError when the disk has no room for the planned bytes."""
+    free = objects.free_bytes()
+    if free is not None and planned > free:
+        raise StorageError(
+            f"the disk must hold up to {planned / 1e6:.0f} MB more, got {free / 1e6:.0f} MB free "
+            f"(in {objects.root}). Free some space, choose another --store, or give --limit."
+        )
+
+
+def write_rows(
+    writer: CacheWriter,
+    dataset: ImageDataset,
+    digests: UInt8[np.ndarray, "n 32"],
+    order: Int64[np.ndarray, " n"],
+) -> None:
+    """Write what each row is: its label, its place in the data set and its content's digest."""
+    for name, rows, axes in (
+        ("labels", dataset.labels[order], ()),
+        ("dataset_index", order, ()),
+        ("sample_id", digests[order], ("byte",)),
+    ):
+        writer.replace(small_layout(name, rows, axes), rows)
+
+
+def publish_whole(writer: CacheWriter, cache: Cache) -> None:
+    """Show every array that has become whole."""
+    for path, layout in cache.layouts.items():
+        if not writer.objects.exists(f"{path}/zarr.json"):
+            committed = cache.receipts(layout)
+            if not plan_units([layout], {path: committed}, layout.n_rows):
+                writer.publish(layout)
