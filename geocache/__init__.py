@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     )
     from geocache.models import Taps, build_model, list_layers, load_weights, model_names
     from geocache.pipeline.build import BuildReport, BuildRequest, build
+    from geocache.pipeline.imports import ImportReport, ImportRequest, import_targets
     from geocache.student_train import (
         Batch,
         Loader,
@@ -72,6 +73,8 @@ __all__ = [
     "Distillation",
     "GeocacheError",
     "ImageSpec",
+    "ImportReport",
+    "ImportRequest",
     "LayerTarget",
     "Loader",
     "Loss",
@@ -91,6 +94,7 @@ __all__ = [
     "dataset_names",
     "evaluate",
     "evaluate_run",
+    "import_targets",
     "list_layers",
     "load_recipe",
     "load_student",
@@ -126,6 +130,7 @@ _MODULES = {
     ),
     "geocache.models": ("Taps", "build_model", "list_layers", "load_weights", "model_names"),
     "geocache.pipeline.build": ("BuildReport", "BuildRequest", "build"),
+    "geocache.pipeline.imports": ("ImportReport", "ImportRequest", "import_targets"),
     "geocache.student_train": (
         "Batch",
         "Loader",

@@ -183,6 +183,7 @@ def _milestones(epochs: int) -> list[int]:
 
 def _build(recipe: Recipe, store: Path, watch: Callable[[str, int, int], None] | None) -> Cache:
     teacher = recipe.teacher[0]
+    assert teacher.model is not None, "the demo trains its teacher"
     report = build(
         BuildRequest(
             dataset=open_dataset("digits", split="train"),

@@ -32,7 +32,18 @@ def requests_of(recipe: Recipe, **settings: Any) -> dict[str, BuildRequest]:
             "recipe must have a [teacher] to build a cache from, got none. Its student trains from "
             "the data set itself: `geocache train`."
         )
-    return {teacher.name: _request_of(recipe, teacher, settings) for teacher in recipe.teacher}
+    requests = {
+        teacher.name: _request_of(recipe, teacher, settings)
+        for teacher in recipe.teacher
+        if teacher.model is not None
+    }
+    if not requests:
+        raise ConfigError(
+            "[teacher] must have a model to build a cache with, got only cache = "
+            f"'{recipe.teacher[0].cache}'. Its targets are imported (`geocache import`): train "
+            "without building."
+        )
+    return requests
 
 
 def _request_of(recipe: Recipe, teacher: TeacherTable, settings: Mapping[str, Any]) -> BuildRequest:
@@ -127,6 +138,8 @@ def _only_fitting(teacher: TeacherTable, store: str | None, reason: MissingDataE
 
 
 def _fits(teacher: TeacherTable, cache: Cache) -> bool:
+    if teacher.model is None:
+        return False
     made: Mapping[str, Any] = cache.identity["teacher"]
     same = (made["model"], made["options"], tuple(made["mean"]), tuple(made["std"]))
     if same != (teacher.model, teacher.options, teacher.mean, teacher.std):

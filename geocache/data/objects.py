@@ -151,7 +151,7 @@ class LocalObjects:
     def list(self, prefix: str) -> list[str]:
         """Return the names right under a folder, sorted, leaving out unfinished writes."""
         try:
-            names = os.listdir(self.path(prefix))
+            names = [path.name for path in self.path(prefix).iterdir()]
         except (FileNotFoundError, NotADirectoryError):
             return []
         return sorted(name for name in names if not temporary_name(name))

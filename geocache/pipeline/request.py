@@ -13,7 +13,7 @@ from geocache.data.objects import Address
 from geocache.errors import ConfigError
 from geocache.targets import LayerTarget
 
-__all__ = ["BuildReport", "BuildRequest", "Failure", "Progress"]
+__all__ = ["BuildReport", "BuildRequest", "Failure", "Progress", "check_normalisation"]
 
 Progress = Callable[[str, int, int], None]
 """Called with (phase, done, total)."""
@@ -57,11 +57,16 @@ class BuildRequest:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} must be a whole number from 1 up, got {value}.")
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise ConfigError(
-                "mean and std must be three numbers each, for red, green and blue, and std above "
-                f"0, got mean {list(self.mean)} and std {list(self.std)}. Set them in [teacher]."
-            )
+        check_normalisation(self.mean, self.std)
+
+
+def check_normalisation(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    """Raise ConfigError unless mean and std are one number a colour, and std above 0."""
+    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+        raise ConfigError(
+            "mean and std must be three numbers each, for red, green and blue, and std above "
+            f"0, got mean {list(mean)} and std {list(std)}. Set them in [teacher]."
+        )
 
 
 @dataclass(frozen=True)

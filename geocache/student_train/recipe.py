@@ -87,10 +87,13 @@ class _Normalised(_Table):
 
 
 class TeacherTable(_Normalised):
-    """Whose answers: a network, its weights, and the normalisation it was trained with."""
+    """Whose answers: a network, its weights, and the normalisation it was trained with.
+
+    Where `cache` names them, as for imported targets, the network may be left out.
+    """
 
     name: str = Field(default="teacher", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    model: str
+    model: str | None = None
     weights: str | None = None
     mean: Channels = IMAGENET_MEAN
     std: Channels = IMAGENET_STD
@@ -227,7 +230,9 @@ class Recipe(_Table):
         return [value] if isinstance(value, dict) else value
 
     def build_command(self) -> str:
-        """Return the command that builds the cache this recipe needs."""
+        """Return the command that completes the cache this recipe needs."""
+        if self.teacher and self.teacher[0].model is None:
+            return f"geocache import FILE --cache {self.teacher[0].cache} --target KIND@LAYER"
         return f"geocache build {self._path or 'RECIPE.toml'}"
 
     def term_labels(self) -> tuple[str, ...]:

@@ -184,7 +184,18 @@ def _check_names(recipe: Recipe) -> None:
     _known(recipe.data.dataset, dataset_names(), "data.dataset")
     _known(recipe.student.model, model_names(), "student.model")
     for teacher in recipe.teacher:
-        _known(teacher.model, model_names(), f"[teacher] '{teacher.name}' model")
+        if teacher.model is not None:
+            _known(teacher.model, model_names(), f"[teacher] '{teacher.name}' model")
+        elif teacher.cache is None:
+            raise ConfigError(
+                f"[teacher] '{teacher.name}' must have a model, or the cache of imported targets, "
+                "got neither. Write model = 'NAME', or cache = 'KEY'."
+            )
+        elif teacher.weights or teacher.options or teacher.n_classes:
+            raise ConfigError(
+                f"[teacher] '{teacher.name}' must have a model beside weights, options or "
+                "n_classes, got none. Add it, or leave the cache alone."
+            )
     names = [teacher.name for teacher in recipe.teacher]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
