@@ -147,7 +147,8 @@ def _mapped(path: Path) -> np.ndarray[Any, Any]:
 
 def _members(path: Path) -> tuple[str, ...]:
     try:
-        with np.load(path, allow_pickle=False) as data:
+        # Opened here, since numpy leaves a damaged .npz open.
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as data:
             return tuple(data.files)
     except _UNREADABLE as error:
         raise _unreadable(str(path), error) from None
@@ -156,7 +157,7 @@ def _members(path: Path) -> tuple[str, ...]:
 def _member(path: Path, name: str) -> np.ndarray[Any, Any]:
     where = f"member '{name}' of {path}"
     try:
-        with np.load(path, allow_pickle=False) as data:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as data:
             array = data[name]
     except _UNREADABLE as error:
         raise _unreadable(where, error) from None

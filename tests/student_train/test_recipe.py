@@ -193,3 +193,17 @@ def test_files_that_are_no_recipe(tmp_path: Path) -> None:
     (tmp_path / "r.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match="UTF-8"):
         load_recipe(tmp_path / "r.toml")
+
+
+def test_a_teacher_is_a_network_or_the_cache_of_imported_targets(tmp_path: Path) -> None:
+    text = TOML.replace('model = "resnet20"\nweights = "r20.th"\n', 'cache = "0123abcd"\n')
+    recipe = load_recipe(_write(tmp_path, text))
+    assert recipe.teacher[0].model is None
+    assert "geocache import FILE --cache 0123abcd" in recipe.build_command()
+    for teacher, words in (
+        ("", "must have a model, or the cache of imported targets"),
+        ('cache = "0123abcd"\nweights = "r20.th"\n', "must have a model beside weights"),
+    ):
+        changed = TOML.replace('model = "resnet20"\nweights = "r20.th"\n', teacher)
+        with pytest.raises(ConfigError, match=words):
+            load_recipe(_write(tmp_path, changed))
