@@ -19,6 +19,7 @@ from typing import Any
 from geocache.data.cache import Cache
 from geocache.data.datasets import open_dataset
 from geocache.data.images import ImageSpec
+from geocache.data.objects import Address
 from geocache.data.summary import describe_cache
 from geocache.errors import ConfigError
 from geocache.pipeline.build import BuildRequest, build
@@ -71,7 +72,7 @@ class DemoResult:
 
     out: Path
     picture: Path
-    cache: Path
+    cache: Address
     teacher_accuracy: float
     target_bytes_per_row: float
     image_bytes_per_row: float

@@ -10,6 +10,7 @@ from geocache.data.cache import Cache, open_cache
 from geocache.data.catalog import list_caches, store_root
 from geocache.data.datasets import open_dataset
 from geocache.data.images import ImageSpec
+from geocache.data.objects import open_objects
 from geocache.errors import CacheError, ConfigError, MissingDataError, MissingTargetError
 from geocache.models import build_model, load_weights, state_digest
 from geocache.pipeline.build import BuildRequest, build
@@ -108,7 +109,7 @@ def _cache_of(
         return _only_fitting(teacher, store, error)
     if not report.n_units:
         return Cache(report.path)
-    if not (report.path / "zarr.json").exists():
+    if not open_objects(report.path).exists("zarr.json"):
         raise CacheError(
             f"cache of teacher '{teacher.name}' and this data must be built before training, got "
             f"none (key {report.key[:12]} in {store_root(store)}). {remedy}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -21,6 +20,7 @@ from geocache.cli._options import (
 
 if TYPE_CHECKING:
     from geocache.cli._progress import Meter
+    from geocache.data.objects import Address
     from geocache.pipeline.build import BuildReport, BuildRequest
 
 _BAD_ROWS_SHOWN = 5
@@ -261,7 +261,7 @@ def _print_one(about: dict[str, Any], *, dry_run: bool) -> None:
     print_pairs(pairs)
 
 
-def _bytes_per_row(path: Path) -> dict[str, float]:
+def _bytes_per_row(path: Address) -> dict[str, float]:
     from geocache.data.cache import Cache
     from geocache.data.summary import describe_cache
 

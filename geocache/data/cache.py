@@ -107,7 +107,7 @@ class Cache:
     def receipts(self, layout: ArrayLayout) -> dict[tuple[int, int], int]:
         """Return the committed rows of each (view, group) of an array."""
         rows: dict[tuple[int, int], int] = {}
-        for name in self.objects.list(layout.receipts):
+        for name in self.objects.names(layout.receipts):
             match = _RECEIPT.fullmatch(name)
             if match:
                 view, group, count = map(int, match.groups())
@@ -124,7 +124,7 @@ class Cache:
     def left_out(self, layout: ArrayLayout) -> dict[int, str]:
         """Return the rows whose image could not be read when they were committed, and why."""
         bad: dict[int, str] = {}
-        for name in self.objects.list(layout.receipts):
+        for name in self.objects.names(layout.receipts):
             if _RECEIPT.fullmatch(name):
                 key = f"{layout.receipts}/{name}"
                 notes = unseal(self.objects.get(key), key).get("bad", {})

@@ -35,7 +35,7 @@ def uncounted_objects(cache: Cache, layout: ArrayLayout) -> list[str]:
 def _outgrown(cache: Cache, layout: ArrayLayout) -> list[str]:
     """Return receipts beside a longer one, and announcements of what its receipt describes."""
     keys = []
-    names = cache.objects.list(layout.receipts)
+    names = cache.objects.names(layout.receipts)
     for (view, index), n_rows in cache.receipts(layout).items():
         group = Group(view, index, 0, n_rows)
         front = f"v{view}-g{index:06d}-"

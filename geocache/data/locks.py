@@ -11,11 +11,13 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+fcntl: Any
 try:
     import fcntl
 except ImportError:  # Windows: every claim is granted, and work may be done twice.
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None
 
 __all__ = ["claimed", "locked"]
 

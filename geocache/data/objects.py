@@ -50,7 +50,7 @@ class Objects(Protocol):
     def exists(self, key: str) -> bool:
         """Return whether there is such an object."""
 
-    def list(self, prefix: str) -> list[str]:
+    def names(self, prefix: str) -> list[str]:
         """Return the names right under a folder, sorted, leaving out unfinished writes."""
 
     def walk(self, prefix: str = "") -> list[tuple[str, int]]:
@@ -148,10 +148,11 @@ class LocalObjects:
         """Return whether there is such an object."""
         return self.path(key).is_file()
 
-    def list(self, prefix: str) -> list[str]:
+    def names(self, prefix: str) -> list[str]:
         """Return the names right under a folder, sorted, leaving out unfinished writes."""
         try:
-            names = [path.name for path in self.path(prefix).iterdir()]
+            folder = self.path(prefix) if prefix else self.root
+            names = [path.name for path in folder.iterdir()]
         except (FileNotFoundError, NotADirectoryError):
             return []
         return sorted(name for name in names if not temporary_name(name))

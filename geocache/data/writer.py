@@ -179,7 +179,7 @@ class CacheWriter:
         front = layout.receipt_key(group).rpartition("-r")[0].rpartition("/")[2]
         return [
             f"{layout.receipts}/{name}"
-            for name in self.objects.list(layout.receipts)
+            for name in self.objects.names(layout.receipts)
             if name.startswith(f"{front}-r")
             and name.endswith(".json")
             and int(name.rpartition("-r")[2].removesuffix(".json")) < group.stop - group.start

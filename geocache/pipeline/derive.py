@@ -11,7 +11,7 @@ from geocache.data.writer import CacheWriter
 from geocache.errors import MissingTargetError
 from geocache.pipeline.arrays import target_array
 from geocache.pipeline.derivation import choose_sources, derive_rows
-from geocache.pipeline.foundation import publish_whole
+from geocache.pipeline.foundation import publish_whole, writing
 from geocache.pipeline.measure import GroupBuffers
 from geocache.pipeline.plan import missing_bytes, plan_units
 from geocache.pipeline.request import BuildReport, Progress
@@ -64,18 +64,19 @@ def derive(
     if dry_run:
         return report
     writer = CacheWriter(cache.path, provenance("cpu", _BATCH_ROWS, 1))
-    for layout in layouts.values():
-        writer.declare(layout)
     by_path = {array_path(name): sources for name, sources in derived.items()}
     n_bytes, n_done = 0, 0
-    for unit in units:
-        groups = GroupBuffers(writer, layouts, unit.missing, by_path)
-        for computed, start, stop in derive_rows(cache, derived, unit.missing, _BATCH_ROWS):
-            groups.store(computed, start, stop, {})
-        n_bytes += groups.n_bytes
-        n_done += unit.stop - unit.start
-        tell("deriving", min(n_done, n_rows), n_rows)
-    publish_whole(writer, Cache(cache.path))
+    with writing(cache.path, cache.about):
+        for layout in layouts.values():
+            writer.declare(layout)
+        for unit in units:
+            groups = GroupBuffers(writer, layouts, unit.missing, by_path)
+            for computed, start, stop in derive_rows(cache, derived, unit.missing, _BATCH_ROWS):
+                groups.store(computed, start, stop, {})
+            n_bytes += groups.n_bytes
+            n_done += unit.stop - unit.start
+            tell("deriving", min(n_done, n_rows), n_rows)
+        publish_whole(writer, Cache(cache.path))
     return dataclasses.replace(
         report, n_bytes_written=n_bytes, rows_built=n_done, elapsed_s=time.monotonic() - started
     )

@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
 import numpy as np
 from jaxtyping import Int64, UInt8
 
 from geocache.data.cache import Cache
 from geocache.data.dataset import ImageDataset
-from geocache.data.objects import Objects
-from geocache.data.writer import CacheWriter, small_layout
+from geocache.data.leftovers import remove_leftovers
+from geocache.data.objects import Address, Objects
+from geocache.data.writer import CacheWriter, create_cache, small_layout
 from geocache.errors import DataError, StorageError
 from geocache.pipeline.plan import plan_units
 
-__all__ = ["check_classes", "check_disk", "publish_whole", "write_rows"]
+__all__ = ["check_classes", "check_disk", "publish_whole", "write_rows", "writing"]
+
+
+@contextmanager
+def writing(path: Address, about: Mapping[str, Any]) -> Iterator[None]:
+    """Create the cache unless it exists, and count among its writers meanwhile.
+
+    Nobody else at work, what writers that died left behind is removed first.
+    """
+    cache = create_cache(path, about)
+    with cache.objects.alone() as alone:
+        if alone:
+            remove_leftovers(cache)
+    with cache.objects.writing():
+        yield
 
 
 def check_classes(dataset: ImageDataset, evaluation: ImageDataset | None) -> None:

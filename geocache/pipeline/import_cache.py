@@ -26,7 +26,7 @@ from geocache.data.identity import (
 )
 from geocache.data.images import image_size
 from geocache.data.layout import ArrayLayout
-from geocache.data.objects import LocalObjects
+from geocache.data.objects import Address, open_objects
 from geocache.data.writer import CacheWriter, create_cache
 from geocache.errors import DataError
 from geocache.pipeline.arrays import image_arrays
@@ -127,14 +127,14 @@ class ArrayCache:
             "probe": [],
         }
         committed = {}
-        if LocalObjects(path).exists("zarr.json"):
+        if open_objects(path).exists("zarr.json"):
             committed = {p: Cache(path).receipts(layout) for p, layout in layouts.items()}
         units = plan_units(layouts.values(), committed, len(dataset))
         needed = missing_bytes(units, layouts)
         if not committed:
             every = plan_units(targets.values(), {}, len(dataset))
             needed += missing_bytes(every, targets)
-        check_disk(LocalObjects(path), needed)
+        check_disk(open_objects(path), needed)
         create_cache(path, about)
         writer = CacheWriter(path, receipt)
         write_rows(writer, dataset, self.digests, self.rows.dataset_index)
@@ -149,7 +149,7 @@ class ArrayCache:
 
     def _store_images(
         self,
-        path: Path,
+        path: Address,
         layouts: dict[str, ArrayLayout],
         units: list[Unit],
         image_shape: tuple[int, int, int],
@@ -164,7 +164,7 @@ class ArrayCache:
             self.tell("images", done, len(self.dataset))
 
         job = Job(
-            cache_path=str(path),
+            cache_path=path,
             teacher=None,
             weights_digest="",
             dataset=self.dataset,

@@ -11,6 +11,7 @@ import numpy as np
 
 from geocache.data.dataset import ImageDataset
 from geocache.data.images import ImageSpec
+from geocache.data.objects import Address
 from geocache.errors import ConfigError, DataError
 from geocache.pipeline.request import check_normalisation
 from geocache.targets import LayerTarget
@@ -98,7 +99,7 @@ class ImportReport:
     """What an import found and did."""
 
     key: str
-    path: Path
+    path: Address
     n_rows: int
     targets: tuple[str, ...]
     """All that were asked for."""

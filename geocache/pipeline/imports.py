@@ -7,7 +7,6 @@ array is read once: its content is hashed, its numbers must be finite, its order
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -18,11 +17,11 @@ from jaxtyping import Int64
 
 from geocache.data.cache import Cache, target_name
 from geocache.data.layout import ArrayLayout
-from geocache.data.objects import LocalObjects
+from geocache.data.sealed import unseal
 from geocache.data.writer import CacheWriter
 from geocache.errors import CacheError, ConfigError, ShapeError
 from geocache.pipeline.arrays import target_array, without_longer_lists
-from geocache.pipeline.foundation import check_disk, publish_whole
+from geocache.pipeline.foundation import check_disk, publish_whole, writing
 from geocache.pipeline.import_cache import cache_for
 from geocache.pipeline.import_order import (
     Rows,
@@ -84,13 +83,14 @@ def import_targets(request: ImportRequest, progress: Progress | None = None) -> 
     unfinished = {missing.path for unit in units for missing in unit.missing}
     for path in unfinished:
         _check_origin(cache, layouts[path], found.sha256, request.name)
-    check_disk(LocalObjects(cache.path), missing_bytes(units, layouts))
+    check_disk(cache.objects, missing_bytes(units, layouts))
     writer = CacheWriter(cache.path, {**receipt, "imported": imported})
-    for path in unfinished:
-        writer.declare(layouts[path])
     bad = cache.left_out(cache.layouts[VALID]) if VALID in cache.layouts else {}
-    n_bytes = _write(request, positions, units, layouts, bad, writer, tell)
-    publish_whole(writer, Cache(cache.path))
+    with writing(cache.path, cache.about):
+        for path in unfinished:
+            writer.declare(layouts[path])
+        n_bytes = _write(request, positions, units, layouts, bad, writer, tell)
+        publish_whole(writer, Cache(cache.path))
     return ImportReport(
         key=cache.key,
         path=cache.path,
@@ -169,9 +169,10 @@ def _check_origin(cache: Cache, layout: ArrayLayout, sha256: str, name: str) -> 
 
 
 def _receipts(cache: Cache, layout: ArrayLayout) -> Iterator[dict[str, Any]]:
-    for name in cache.objects.list(layout.receipts):
+    for name in cache.objects.names(layout.receipts):
         if name.endswith(".json"):
-            yield json.loads(cache.objects.get(f"{layout.receipts}/{name}"))
+            key = f"{layout.receipts}/{name}"
+            yield unseal(cache.objects.get(key), key)
 
 
 def _write(

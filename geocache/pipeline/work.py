@@ -55,10 +55,10 @@ class Job:
     image: ImageSpec
     image_shape: tuple[int, int, int]
     layouts: dict[str, ArrayLayout]
-    derived: dict[str, tuple[str, ...]]
-    """Targets that follow from stored ones, and from which; the others need the teacher."""
     batch_size: int
     n_threads: int
+    derived: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Targets that follow from stored ones, and from which; the others need the teacher."""
     device: str = "cpu"
     skip_bad: bool = False
 

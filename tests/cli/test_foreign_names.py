@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from geocache.data.cache import Cache
+from geocache.data.sealed import seal, unseal
 from geocache.errors import MissingTargetError
 from geocache.student_train import Loader
 from geocache.targets import target_from_name
@@ -28,7 +29,10 @@ def foreign(build: Any, run: Any, tmp_path: Path) -> Iterator[Cache]:
         shutil.copytree(path / front / "layer2" / "pooled", path / front / EVIL)
     receipts = path / "meta" / "receipts" / "targets" / EVIL
     for receipt in receipts.iterdir():
-        receipt.write_text(receipt.read_text().replace("layer2/pooled", EVIL))
+        document = unseal(receipt.read_bytes(), "pooled")
+        text = json.dumps(document).replace("layer2/pooled", EVIL)
+        receipt.unlink()
+        receipt.write_bytes(seal(json.loads(text)))
     (tmp_path / "evil").mkdir()
     (tmp_path / "evil" / "mod.py").write_text("raise SystemExit('it was imported')")
     yield Cache(path)

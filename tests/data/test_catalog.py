@@ -76,5 +76,6 @@ def test_store_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert store_root("here") == tmp_path / "here"
     monkeypatch.delenv("GEOCACHE_STORE")
     assert store_root().name == "store"
-    with pytest.raises(ConfigError, match="folder, got 's3://bucket/x'"):
-        store_root("s3://bucket/x")
+    with pytest.raises(ConfigError, match="s3://BUCKET/PREFIX, got 'gs://bucket/x'"):
+        store_root("gs://bucket/x")
+    assert store_root("s3://bucket/x/") == "s3://bucket/x"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from geocache.data.files import Files, using_files
 from geocache.data.objects import LocalObjects
 from geocache.errors import CacheError, StorageError
 
@@ -26,7 +27,7 @@ def every_file(objects: LocalObjects) -> list[str]:
 
 
 def test_put_get_exists_list_delete(objects: LocalObjects) -> None:
-    assert objects.list("a") == []
+    assert objects.names("a") == []
     assert not objects.exists("a/b/c")
     objects.put("a/b/c", b"one")
     objects.put("a/b/d", b"")
@@ -35,11 +36,11 @@ def test_put_get_exists_list_delete(objects: LocalObjects) -> None:
     assert objects.get("a/b/d") == b""
     assert objects.exists("a/b/c")
     assert not objects.exists("a/b")
-    assert objects.list("a") == ["b"]
-    assert objects.list("a/b") == ["c", "d"]
+    assert objects.names("a") == ["b"]
+    assert objects.names("a/b") == ["c", "d"]
     objects.delete("a/b/c")
     objects.delete("a/b/c")
-    assert objects.list("a/b") == ["d"]
+    assert objects.names("a/b") == ["d"]
 
 
 def test_create_never_replaces(objects: LocalObjects) -> None:
@@ -58,7 +59,7 @@ def test_nothing_temporary_stays(objects: LocalObjects) -> None:
 def test_unfinished_writes_are_not_listed(objects: LocalObjects) -> None:
     objects.put("a/b", b"x")
     (objects.root / "a" / ".tmp-0123456789abcdef").write_bytes(b"from a process that was killed")
-    assert objects.list("a") == ["b"]
+    assert objects.names("a") == ["b"]
 
 
 def test_missing_object_is_named(objects: LocalObjects) -> None:
@@ -96,14 +97,19 @@ def test_a_refused_write_changes_nothing(objects: LocalObjects, verb: str) -> No
     assert objects.get("a/b") == b"old"
 
 
-def test_a_full_disk_says_what_to_do(
-    objects: LocalObjects, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # The one file system that is always full is /dev/full: lead the temporary file there.
-    monkeypatch.setattr(secrets, "token_hex", lambda n: "full")
+class FullFiles(Files):
+    """The one file that is always full is /dev/full."""
+
+    def write(self, path: Path, data: bytes) -> None:
+        path.symlink_to("/dev/full")
+        with path.open("wb") as file:
+            file.write(data)
+
+
+def test_a_full_disk_says_what_to_do(objects: LocalObjects) -> None:
     objects.put("a/b", b"old")
-    (objects.root / "a" / ".tmp-full").symlink_to("/dev/full")
-    with pytest.raises(StorageError, match=r"the disk is full: object 'a/b'.*run the same command"):
+    full = pytest.raises(StorageError, match=r"the disk is full: object 'a/b'.*run the same comm")
+    with using_files(FullFiles()), full:
         objects.put("a/b", b"new")
     assert objects.get("a/b") == b"old"
     assert every_file(objects) == ["a/b"]

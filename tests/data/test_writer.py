@@ -114,7 +114,7 @@ def test_a_partial_group_is_outgrown(writer: CacheWriter, folder: Path) -> None:
     for group in LAYOUT.groups():
         writer.commit(LAYOUT, group, rows(group.view)[group.start : group.stop])
     assert cache.n_built("l/mst") == N_ROWS
-    names = writer.objects.list(LAYOUT.receipts)
+    names = writer.objects.names(LAYOUT.receipts)
     assert len(names) == 6
     assert not [name for name in names if name.endswith("r000100.json")]
 
@@ -138,7 +138,9 @@ def test_a_missing_object_is_an_error_and_no_zeros(writer: CacheWriter, folder: 
     group = LAYOUT.groups()[0]
     writer.commit(LAYOUT, group, rows()[: group.stop])
     writer.objects.delete(LAYOUT.object_key(group))
-    with pytest.raises(CacheError, match=rf"object '{LAYOUT.object_key(group)}' must exist"):
+    with pytest.raises(
+        CacheError, match=rf"'{LAYOUT.object_key(group)}' is damaged: it is missing"
+    ):
         Cache(folder).read("l/mst", 0, 1)
 
 

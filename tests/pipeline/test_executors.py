@@ -72,5 +72,6 @@ def _without_histories(report: BuildReport) -> dict[str, bytes]:
         if name.startswith("meta/receipts/"):
             receipt = json.loads(data)
             receipt.pop("derived_from", None)
+            receipt.pop("sha256")
             files[name] = json.dumps(receipt).encode()
     return files

@@ -102,7 +102,8 @@ def _client(n_workers: int, scheduler: str | None) -> Iterator[Any]:
             n_workers=n_workers,
             threads_per_worker=1,
             processes=True,
-            dashboard_address=None,
+            # Port 0: any free one. None would ask for 8787 and complain beside another builder.
+            dashboard_address=":0",
             silence_logs=logging.CRITICAL,
             memory_limit=0,
         ) as cluster,
