@@ -29,6 +29,7 @@ LOSSES: list[dict[str, Any]] = [
     {"name": "neighbouring_pattern", **PAIR, "weight": 0.1},
     {"name": "neuron_selectivity", **PAIR, "weight": 1.0},
     {"name": "pkt", "student": "fc1", "teacher": "fc1", "weight": 1.0},
+    {"name": "distillation", "top": 3, "temperature": 4, "share": 0.2},
 ]
 
 
@@ -60,7 +61,7 @@ def test_every_loss_trains_and_resumes_exactly(tmp_path: Path) -> None:
     )
     assert not built.failures
     cache = Cache(built.path)
-    assert set(cache.target_names()) == set(names)
+    assert set(cache.target_names()) == set(names) >= {"logits", "logits.top3.t4"}
     whole = train(recipe, cache, tmp_path / "whole")
     tables = _tables(1)
     tables["data"]["limit"] = 256

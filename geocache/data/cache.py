@@ -132,11 +132,11 @@ class Cache:
         return bad
 
     def target_names(self) -> tuple[str, ...]:
-        """Return the targets of which some rows are built, `logits` or `LAYER/ARRAY`."""
+        """Return the targets of which some rows are built: `LAYER/ARRAY`, or without a layer."""
         return tuple(
             target_name(path)
-            for path in self.layouts
-            if (path == "logits" or path.startswith("targets/")) and self.n_built(target_name(path))
+            for path, layout in self.layouts.items()
+            if "kind" in layout.attributes["geocache"] and self.n_built(target_name(path))
         )
 
     def n_built(self, name: str) -> int:

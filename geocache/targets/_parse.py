@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import itertools
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -163,13 +164,20 @@ def _checked(target: Target, layer: str | None) -> LayerTarget:
 
 
 def _value(text: str, annotation: str, whole: str) -> Any:
-    if "float" in annotation:
-        try:
-            return float(text)
-        except ValueError:
-            raise ConfigError(f"parameters of '{whole}' must be numbers, got '{text}'.") from None
-    if "int" not in annotation:
-        return text
-    if not text.isdecimal() or int(text) < 1:
-        raise ConfigError(f"parameters of '{whole}' must be whole numbers from 1 up, got '{text}'.")
-    return int(text)
+    if "int" in annotation:
+        if not text.isdecimal() or int(text) < 1:
+            raise ConfigError(
+                f"parameters of '{whole}' must be whole numbers from 1 up, got '{text}'."
+            )
+        return int(text)
+    return _number(text, whole) if "float" in annotation else text
+
+
+def _number(text: str, whole: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ConfigError(f"parameters of '{whole}' must be finite numbers, got '{text}'.")
+    return value

@@ -29,6 +29,19 @@ def distillation(student: Array, teacher: Array, temperature: float) -> float:
     return temperature**2 * total / len(student)
 
 
+def merged_distillation(student: Array, teacher: Array, temperature: float, top: int) -> float:
+    """T^2 KL over the teacher's `top` largest classes and all the rest as one outcome."""
+    total = 0.0
+    for s, t in zip(student / temperature, teacher / temperature, strict=True):
+        chosen = sorted(range(len(t)), key=lambda c: (-t[c], c))[:top]
+        rest = [c for c in range(len(t)) if c not in chosen]
+        p = np.exp(t - t.max()) / np.exp(t - t.max()).sum()
+        q = np.exp(s - s.max()) / np.exp(s - s.max()).sum()
+        outcomes = [(p[c], q[c]) for c in chosen] + [(p[rest].sum(), q[rest].sum())]
+        total += sum(pk * (math.log(pk) - math.log(qk)) for pk, qk in outcomes if pk > 0)
+    return temperature**2 * total / len(student)
+
+
 def tree_distance(parents: NDArray[np.int64]) -> NDArray[np.int64]:
     """Hops between all pairs of nodes of a tree, by Floyd and Warshall."""
     n = len(parents)

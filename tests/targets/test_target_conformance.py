@@ -20,7 +20,7 @@ EXAMPLES = {
     "mean_map": ("mean_map@l",),
     "affinity": ("affinity:radius=1@l", "affinity:radius=5@l", "affinity:k=3@l"),
     "knn": ("knn:k=1@l", "knn:k=7@l"),
-    "logits": ("logits",),
+    "logits": ("logits", "logits:top=2,temperature=4", "logits:top=1,temperature=0.5"),
     "mask": ("mask:radius=2@l", "mask:k=3@l"),
     "mst": ("mst@l",),
     "pooled": ("pooled@l",),
@@ -155,7 +155,7 @@ def test_activation_in_float32_does_not_overflow() -> None:
 @each
 def test_layers_without_a_grid(target: Target, shape: tuple[int, ...]) -> None:
     if target.kind in GRIDLESS:
-        assert target.storage((7,)).shape == (7,)
+        assert target.storage((7,)).shape == target.compute(features(noise(1, 7))).shape[1:]
     else:
         with pytest.raises(ShapeError, match=f"'{target.kind}'.*spatial grid"):
             target.storage((7,))

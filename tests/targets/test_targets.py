@@ -85,6 +85,8 @@ def test_values_give_a_target_each() -> None:
     names = [found.name for found in parse_target("affinity:radius=2,5,10@layer2")]
     assert names == ["layer2/affinity.r2", "layer2/affinity.r5", "layer2/affinity.r10"]
     assert [found.name for found in parse_target("logits")] == ["logits"]
+    names = [found.name for found in parse_target("logits:top=8,temperature=1,4,2.5")]
+    assert names == ["logits.top8.t1", "logits.top8.t4", "logits.top8.t2.5"]
     assert [f.name for f in parse_target("knn:k=4,8@a.b")] == ["a.b/knn.k4", "a.b/knn.k8"]
 
 
@@ -105,6 +107,14 @@ def test_values_give_a_target_each() -> None:
         ("mst", "must name a layer, as in mst@layer2"),
         ("mst@", "must name a layer"),
         ("logits@layer2", "leave out '@layer2'"),
+        ("logits:top=8", "both top and temperature or neither, got top=8, temperature=None"),
+        ("logits:temperature=4", "both top and temperature or neither"),
+        ("logits:top=0,temperature=4", "whole numbers from 1 up, got '0'"),
+        ("logits:top=8,temperature=warm", "must be finite numbers, got 'warm'"),
+        ("logits:top=8,temperature=inf", "must be finite numbers, got 'inf'"),
+        ("logits:top=8,temperature=0", "from 0.0001 to 999999 .*, got 0.0"),
+        ("logits:top=8,temperature=-4", "from 0.0001 to 999999 .*, got -4.0"),
+        ("logits:top=8,temperature=2.1234567", "at most six digits, got 2.1234567"),
     ],
 )
 def test_unreadable_requests_are_refused(text: str, message: str) -> None:
@@ -114,7 +124,10 @@ def test_unreadable_requests_are_refused(text: str, message: str) -> None:
 
 @pytest.mark.parametrize(
     "name", ["l/affinity", "l/affinity.x3", "l/affinity.r", "l/affinity.r0", "l/mask.k-1",
-             "l/knn", "l/knn.r3", "l/knn.kx", "l/mst.k3", "logits.2", "l/pooled.mean", "mst"]
+             "l/knn", "l/knn.r3", "l/knn.kx", "l/mst.k3", "logits.2", "l/pooled.mean", "mst",
+             "logits.top8", "logits.top8.4", "logits.top8.t", "logits.top8.tx", "logits.top0.t4",
+             "logits.t4.top8", "logits.top8.t4.0", "logits.top08.t4", "logits.top8.t1e1",
+             "logits.top8.tnan", "logits.top8.t0", "logits.topx.t4"]
 )  # fmt: skip
 def test_unreadable_names_are_refused(name: str) -> None:
     with pytest.raises(ConfigError):
