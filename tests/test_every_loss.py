@@ -30,6 +30,7 @@ LOSSES: list[dict[str, Any]] = [
     {"name": "neuron_selectivity", **PAIR, "weight": 1.0},
     {"name": "pkt", "student": "fc1", "teacher": "fc1", "weight": 1.0},
     {"name": "distillation", "top": 3, "temperature": 4, "share": 0.2},
+    {"name": "hint", **PAIR, "dtype": "int8", "share": 0.2},
 ]
 
 
@@ -69,7 +70,7 @@ def test_every_loss_trains_and_resumes_exactly(tmp_path: Path) -> None:
     train(recipe, cache, tmp_path / "parts", resume=True)
     states = [torch.load(tmp_path / n / "last.pt", weights_only=True) for n in ("whole", "parts")]
     adapters = [state["adapters"] for state in states]
-    assert set(adapters[0]) == {"6.weight", "6.bias"}  # the hint's projection
+    assert set(adapters[0]) == {"6.weight", "6.bias", "14.weight", "14.bias"}  # the hints'
     for part in ("model", "adapters"):
         for name, value in states[0][part].items():
             assert torch.equal(value, states[1][part][name]), name

@@ -172,8 +172,8 @@ class Cache:
         Imports the module that a user's target is named by, which nothing else here does: do not
         ask for names that you do not know.
         """
-        self._layout(name)
-        return target_from_name(name).target
+        layout = self._layout(name)
+        return target_from_name(name).target.for_array(layout.attributes)
 
     @cached_property
     def labels(self) -> Int64[np.ndarray, " n"]:

@@ -151,6 +151,10 @@ class Target(ABC):
         """Compute a batch of rows, as stored, from one of the alternatives of `sources`."""
         return self.compute(stored.features(sources[-1]))
 
+    def for_array(self, attributes: Mapping[str, Any]) -> Target:
+        """Return the target that decodes an array with these attributes: by default itself."""
+        return self
+
     @property
     def parameters(self) -> dict[str, Any]:
         """Its fields, as they go into the array's attributes."""

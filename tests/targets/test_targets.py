@@ -103,7 +103,7 @@ def test_values_give_a_target_each() -> None:
         ("affinity:5@l", "NAME=VALUE"),
         ("knn@l", r"must give k, as in knn:k=\.\.\."),
         ("mst:k=2@l", "no parameter 'k'.*parameters are none"),
-        ("activation:dtype=int8@l", "float16 or float32, got 'int8'"),
+        ("activation:dtype=int4@l", "float16, float32 or int8, got 'int4'"),
         ("mst", "must name a layer, as in mst@layer2"),
         ("mst@", "must name a layer"),
         ("logits@layer2", "leave out '@layer2'"),

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from geocache.errors import ConfigError, ShapeError
 from geocache.geometry import unit_length
+from geocache.student_train.losses._activations import Stored, activation_target, refuse_stored
 from geocache.student_train.losses._base import full_precision
 
 __all__ = [
@@ -29,15 +30,18 @@ __all__ = [
 Features = Literal["pooled", "flattened"]
 
 
-def feature_target(features: Features) -> str:
-    """Return the target that holds the teacher's features."""
-    return "pooled" if features == "pooled" else "activation"
+def feature_target(features: Features, dtype: Stored) -> str:
+    """Return the target that holds the teacher's features; `dtype` is that of whole maps."""
+    return "pooled" if features == "pooled" else activation_target(dtype)
 
 
-def check_features(features: str, loss: str) -> None:
-    """Raise ConfigError for another choice of features."""
+def check_features(features: Features, loss: str, dtype: Stored = "float16") -> None:
+    """Raise ConfigError for other features, another type, or one chosen for pooled features."""
     if features not in ("pooled", "flattened"):
         raise ConfigError(f"{loss} features must be 'pooled' or 'flattened', got {features!r}.")
+    if features == "pooled":
+        refuse_stored(dtype, loss, "pooled features")
+    activation_target(dtype)
 
 
 def feature_rows(x: Tensor, features: Features) -> Float[Tensor, "batch d"]:

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from geocache.errors import ShapeError
+from geocache.student_train.losses._activations import Stored, activation_target
 from geocache.student_train.losses._base import Loss, full_precision
 
 __all__ = ["Hint"]
@@ -23,18 +24,26 @@ class Hint(Loss):
     student and saved in its checkpoint under `adapters`. The paper halves the sum of squares; the
     mean of squares is what public implementations weigh. O(N C_S C_T) an image.
 
-    Raises ShapeError when the grids differ, naming both.
+    Arguments: `dtype`, how the teacher's map is stored. Raises ConfigError for another, ShapeError
+    when the grids differ, naming both.
     """
 
+    dtype: Stored = "float16"
     needs_layer: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        self._name()
+
+    def _name(self) -> str:
+        return activation_target(self.dtype)
 
     def targets(self, layer: str | None = None) -> tuple[str, ...]:
         """Name the teacher's activation."""
-        return (f"{layer}/activation" if layer else "activation",)
+        return (f"{layer}/{self._name()}" if layer else self._name(),)
 
     def adapter(self, *, student: Tensor, target: Mapping[str, Tensor]) -> nn.Module | None:
         """Return the projection r for these shapes."""
-        n_ours, n_theirs = student.shape[1], target["activation"].shape[1]
+        n_ours, n_theirs = student.shape[1], target[self._name()].shape[1]
         if student.ndim == 2:
             return nn.Linear(n_ours, n_theirs)
         return nn.Conv2d(n_ours, n_theirs, kernel_size=1)
@@ -44,7 +53,7 @@ class Hint(Loss):
     ) -> Float[Tensor, ""]:
         """Return L of the projected map; the target holds the teacher's map (batch, C, *grid)."""
         x = full_precision(student)
-        theirs = target["activation"].to(x.dtype)
+        theirs = target[self._name()].to(x.dtype)
         if x.shape[2:] != theirs.shape[2:]:
             ours, other = ("x".join(map(str, t.shape[2:])) or "no grid" for t in (x, theirs))
             raise ShapeError(

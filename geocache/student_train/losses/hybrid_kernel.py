@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from geocache.errors import ConfigError
+from geocache.student_train.losses._activations import Stored
 from geocache.student_train.losses._base import Loss
 from geocache.student_train.losses._batch_kernels import (
     Features,
@@ -38,17 +39,18 @@ class HybridKernel(Loss):
 
     The cosine part is invariant to scale. O(B^2 d).
 
-    Arguments: `features`, "flattened" or "pooled"; `p` > 0; `diagonal`. Raises ConfigError for
-    others, ShapeError for a batch of one row.
+    Arguments: `features`, "flattened" or "pooled"; `p` > 0; `diagonal`; `dtype`, how the flattened
+    maps are stored. Raises ConfigError for others, ShapeError for a batch of one row.
     """
 
     features: Features = "flattened"
     p: float = 1.0
     diagonal: bool = True
+    dtype: Stored = "float16"
     needs_layer: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_features(self.features, "hybrid_kernel")
+        check_features(self.features, "hybrid_kernel", self.dtype)
         if self.p <= 0:
             raise ConfigError(f"hybrid_kernel p must be above 0, got {self.p}.")
 
@@ -57,7 +59,7 @@ class HybridKernel(Loss):
         return (f"{layer}/{self._name()}" if layer else self._name(),)
 
     def _name(self) -> str:
-        return feature_target(self.features)
+        return feature_target(self.features, self.dtype)
 
     def __call__(
         self, *, student: Float[Tensor, batch * map], target: Mapping[str, Tensor]

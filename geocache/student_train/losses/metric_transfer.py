@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from geocache.student_train.losses._activations import Stored
 from geocache.student_train.losses._base import Loss
 from geocache.student_train.losses._batch_kernels import (
     Features,
@@ -29,22 +30,23 @@ class MetricTransfer(Loss):
     Distances are sqrt(max(d^2, 0) + 1e-6), smooth where two rows agree. Invariant to a shift of
     either net's features. O(B^2 d).
 
-    Arguments: `features`, "pooled" or "flattened". Raises ConfigError for another, ShapeError for
-    a batch of one row.
+    Arguments: `features`, "pooled" or "flattened"; `dtype`, how the flattened maps are stored.
+    Raises ConfigError for others, ShapeError for a batch of one row.
     """
 
     features: Features = "pooled"
+    dtype: Stored = "float16"
     needs_layer: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_features(self.features, "metric_transfer")
+        check_features(self.features, "metric_transfer", self.dtype)
 
     def targets(self, layer: str | None = None) -> tuple[str, ...]:
         """Name the teacher's features."""
         return (f"{layer}/{self._name()}" if layer else self._name(),)
 
     def _name(self) -> str:
-        return feature_target(self.features)
+        return feature_target(self.features, self.dtype)
 
     def __call__(
         self, *, student: Float[Tensor, batch * map], target: Mapping[str, Tensor]

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from geocache.errors import ConfigError
 from geocache.geometry import channel_gram, normalised_channels
+from geocache.student_train.losses._activations import Stored, activation_target, refuse_stored
 from geocache.student_train.losses._base import Loss, full_precision
 from geocache.student_train.losses._grids import to_grid, to_nodes
 
@@ -39,31 +40,39 @@ class NeuronSelectivity(Loss):
     of channels. O(N C), O(N^2 C) and O((C_T + C_S)^2 N) an image. A student with a larger grid is
     interpolated to the teacher's.
 
-    Arguments: `kernel`. Raises ConfigError for another, ShapeError where the student's grid is the
-    smaller one (except for the Gaussian kernel, whose target is the activation).
+    Arguments: `kernel`; `dtype`, how the teacher's map is stored, for the Gaussian kernel alone.
+    Raises ConfigError for others, ShapeError where the student's grid is the smaller one (except
+    for the Gaussian kernel, whose target is the activation).
     """
 
     kernel: Kernel = "polynomial"
+    dtype: Stored = "float16"
     needs_layer: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.kernel not in _TARGETS:
+        if self.kernel not in (*_TARGETS, "gaussian"):
             raise ConfigError(
-                f"neuron_selectivity kernel must be one of {', '.join(_TARGETS)}, got "
+                f"neuron_selectivity kernel must be one of {', '.join(_TARGETS)}, gaussian, got "
                 f"{self.kernel!r}."
             )
+        if self.kernel != "gaussian":
+            refuse_stored(self.dtype, "neuron_selectivity", _TARGETS[self.kernel])
+        self._name()
+
+    def _name(self) -> str:
+        return _TARGETS.get(self.kernel) or activation_target(self.dtype)
 
     def targets(self, layer: str | None = None) -> tuple[str, ...]:
         """Name the teacher's mean map, Gram matrix or activation."""
         prefix = f"{layer}/" if layer else ""
-        return (prefix + _TARGETS[self.kernel],)
+        return (prefix + self._name(),)
 
     def __call__(
         self, *, student: Float[Tensor, "batch channels *grid"], target: Mapping[str, Tensor]
     ) -> Float[Tensor, ""]:
         """Return MMD^2; the target is (batch, N), (batch, N, N) or the map (batch, C, H, W)."""
         x = full_precision(student)
-        theirs = target[_TARGETS[self.kernel]].to(x.dtype)
+        theirs = target[self._name()].to(x.dtype)
         if self.kernel == "gaussian":
             grid = tuple(map(min, zip(x.shape[2:], theirs.shape[2:], strict=True)))
             return _gaussian(to_grid(x, grid), to_grid(theirs, grid))
@@ -90,7 +99,6 @@ def _gaussian(ours: Tensor, theirs: Tensor) -> Tensor:
 _TARGETS: dict[Kernel, str] = {
     "linear": "mean_map",
     "polynomial": "gram",
-    "gaussian": "activation",
 }
 
 LOSS = NeuronSelectivity

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from geocache.student_train.losses._activations import Stored
 from geocache.student_train.losses._base import Loss
 from geocache.student_train.losses._batch_kernels import (
     Features,
@@ -33,22 +34,23 @@ class PKT(Loss):
     mean over all B^2 pairs and the diagonal kept, as in the authors' code. Invariant to the scale
     of either net's features. O(B^2 d).
 
-    Arguments: `features`, "pooled" (mean over positions) or "flattened". Raises ConfigError for
-    another, ShapeError for a batch of one row.
+    Arguments: `features`, "pooled" (mean over positions) or "flattened"; `dtype`, how the
+    flattened maps are stored. Raises ConfigError for others, ShapeError for a batch of one row.
     """
 
     features: Features = "pooled"
+    dtype: Stored = "float16"
     needs_layer: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_features(self.features, "pkt")
+        check_features(self.features, "pkt", self.dtype)
 
     def targets(self, layer: str | None = None) -> tuple[str, ...]:
         """Name the teacher's features."""
         return (f"{layer}/{self._name()}" if layer else self._name(),)
 
     def _name(self) -> str:
-        return feature_target(self.features)
+        return feature_target(self.features, self.dtype)
 
     def __call__(
         self, *, student: Float[Tensor, batch * map], target: Mapping[str, Tensor]

@@ -93,6 +93,7 @@ CASES = [
     Case("neighbouring_pattern", {"radius": 3}, _features, _distances),
     Case("neighbouring_pattern", {}, _features, _distances),
     Case("hint", {}, _features, lambda t: {"activation": t}),
+    Case("hint", {"dtype": "int8"}, _features, lambda t: {"activation.int8": t}),
     Case("pkt", {}, _features, _pooled, row_by_row=False),
     Case("hybrid_kernel", {}, _features, lambda t: {"activation": t}, row_by_row=False),
     Case("metric_transfer", {}, _features, _pooled, row_by_row=False),

@@ -198,11 +198,36 @@ def test_a_batch_of_one_cannot_be_compared(name: str) -> None:
         ("hybrid_kernel", {"p": 0.0}),
         ("contrastive", {"margin": 0.0}),
         ("neighbouring_pattern", {"radius": 0}),
+        ("hint", {"dtype": "int4"}),
+        ("neuron_selectivity", {"kernel": "gaussian", "dtype": "int4"}),
+        ("neuron_selectivity", {"kernel": "polynomial", "dtype": "int8"}),
+        ("pkt", {"features": "pooled", "dtype": "int8"}),
     ],
 )
 def test_bad_options_are_refused(name: str, options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         build_loss(name, options)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("hint", {}),
+        ("neuron_selectivity", {"kernel": "gaussian"}),
+        ("pkt", {"features": "flattened"}),
+        ("hybrid_kernel", {}),
+        ("metric_transfer", {"features": "flattened"}),
+    ],
+)
+@pytest.mark.parametrize("dtype", ["float16", "float32", "int8"])
+def test_losses_on_maps_read_the_stored_type_they_name(
+    name: str, options: dict[str, Any], dtype: str
+) -> None:
+    student, teacher = maps("relu", 1, 3, 4, 3, 2), maps("relu", 2, 3, 4, 3, 2)
+    target = "activation" if dtype == "float16" else f"activation.{dtype}"
+    assert build_loss(name, {**options, "dtype": dtype}).targets("l") == (f"l/{target}",)
+    value = run(name, {**options, "dtype": dtype}, student, {target: teacher})
+    assert value == run(name, options, student, {"activation": teacher})
 
 
 def test_hint_projects_and_compares() -> None:
