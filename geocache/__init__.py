@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     )
     from geocache.geometry import (
         affinity_contrast,
+        manifold_distance,
         minimum_spanning_tree,
         nearest_neighbours,
         normalised_distances,
@@ -100,6 +101,7 @@ __all__ = [
     "load_student",
     "load_weights",
     "loss_names",
+    "manifold_distance",
     "minimum_spanning_tree",
     "model_names",
     "nearest_neighbours",
@@ -122,6 +124,7 @@ _MODULES = {
     "geocache.errors": tuple(name for name in __all__ if name.endswith("Error")),
     "geocache.geometry": (
         "affinity_contrast",
+        "manifold_distance",
         "minimum_spanning_tree",
         "nearest_neighbours",
         "normalised_distances",

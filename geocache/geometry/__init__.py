@@ -15,6 +15,7 @@ from geocache.geometry.channels import (
 from geocache.geometry.distances import normalised_distances, squared_distances
 from geocache.geometry.features import check_finite, flatten_grid
 from geocache.geometry.knn import nearest_neighbours
+from geocache.geometry.manifold import manifold_distance
 from geocache.geometry.masks import knn_mask, neighbour_counts, tree_hops, tree_mask
 from geocache.geometry.mst import minimum_spanning_tree
 from geocache.geometry.pattern import pattern_difference
@@ -29,6 +30,7 @@ __all__ = [
     "check_finite",
     "flatten_grid",
     "knn_mask",
+    "manifold_distance",
     "minimum_spanning_tree",
     "nearest_neighbours",
     "neighbour_counts",

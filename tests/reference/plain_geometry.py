@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import Any
 
@@ -72,3 +73,29 @@ def nearest_neighbours(delta: Array, k: int) -> Array:
     n = len(delta)
     lists = [sorted((delta[i, j], j) for j in range(n) if j != i)[:k] for i in range(n)]
     return np.array([[j for _, j in row] for row in lists])
+
+
+def manifold_distance(
+    first: Array, second: Array, k: int, radius: int | None, bandwidth: float
+) -> float:
+    """1 - (Er(G1, M2) / Er(G1, M1) + Er(G2, M1) / Er(G2, M2)) / 2 (GeoReg eq 9-10)."""
+    n = first.shape[1]
+    if n == 1:
+        return 0.0
+    weights, masks = [], []
+    for x in (first.astype(np.float64), second.astype(np.float64)):
+        delta = squared_distances(x)
+        lists = nearest_neighbours(delta, k)
+        edges = {(min(i, int(j)), max(i, int(j))) for i in range(n) for j in lists[i]}
+        scale = bandwidth * sum(delta[edge] for edge in edges) / len(edges)
+        weights.append({edge: math.exp(-delta[edge] / scale) if scale else 1.0 for edge in edges})
+        hops = tree_hops(minimum_spanning_tree(delta), n)
+        masks.append((hops >= 1) & (hops <= (n if radius is None else radius)))
+
+    def efficiency(graph: dict[Edge, float], mask: Array) -> float:
+        inside = sum(w for edge, w in graph.items() if mask[edge])
+        return inside / sum(graph.values())
+
+    there = efficiency(weights[0], masks[1]) / efficiency(weights[0], masks[0])
+    back = efficiency(weights[1], masks[0]) / efficiency(weights[1], masks[1])
+    return 1 - (there + back) / 2
