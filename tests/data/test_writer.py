@@ -16,7 +16,10 @@ from geocache.data.writer import CacheWriter, create_cache, small_layout
 from geocache.errors import CacheError, MissingTargetError, StorageError
 
 N_ROWS = 5000
-LAYOUT = ArrayLayout("targets/l/mst", "uint8", N_ROWS, (4,), ("node",), 4, n_views=2)
+LAYOUT = ArrayLayout(
+    "targets/l/mst", "uint8", N_ROWS, (4,), ("node",), 4, n_views=2,
+    attributes={"geocache": {"kind": "mst"}},
+)  # fmt: skip
 
 
 def about(key: str = "k" * 64) -> dict[str, Any]:
