@@ -123,6 +123,10 @@ class Logits(Target):
         top = ordered[:, : self.top].numpy(), classes[:, : self.top].numpy()
         return np.concatenate((*top, mass), axis=1, dtype=np.float32, casting="unsafe")
 
+    def sources(self) -> tuple[tuple[str, ...], ...]:
+        """Follow from all logits, as exact as they are stored."""
+        return () if self.top is None else ((self.kind,),)
+
     def decode(self, stored: Tensor) -> Tensor:
         """Return float32 logits (batch, K), or the columns (batch, 2 top + 1)."""
         return stored.float()

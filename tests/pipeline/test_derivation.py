@@ -104,6 +104,18 @@ def test_without_teacher_and_data_a_cache_derives_or_says_that_the_teacher_must_
     assert derive(Cache(cache.path), parse("attention@stage1")).n_units == 0
 
 
+def test_the_largest_logits_follow_from_all(make: Make) -> None:
+    make(targets=parse("logits"))
+    report = make(targets=parse("logits:top=2,temperature=4"))
+    assert report.derived == ("logits.top2.t4",)
+    cache = Cache(report.path)
+    logits = cache.read("logits", 0, 300).astype(np.float32)
+    top = cache.read("logits.top2.t4", 0, 300)
+    assert np.array_equal(top[:, 0], logits.max(axis=1))
+    rest = np.take_along_axis(logits, np.argsort(-logits, axis=1, kind="stable")[:, 2:], axis=1)
+    assert np.allclose(top[:, 4], rest[:, 0] / 4)
+
+
 def test_nothing_follows_from_less() -> None:
     assert choose_sources(["a/affinity.r2"], {"a/mst", "b/distance"}) == {}
     assert choose_sources(["a/affinity.r2"], {"a/mst", "a/distance"}) == {
