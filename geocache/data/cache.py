@@ -18,8 +18,9 @@ import torch
 from jaxtyping import Bool, Int64, UInt8
 
 from geocache.data.catalog import find_cache
+from geocache.data.formats import brought_up
 from geocache.data.identity import cache_key
-from geocache.data.layout import FORMAT_VERSION, ArrayLayout, Group
+from geocache.data.layout import ArrayLayout, Group
 from geocache.data.objects import Address, open_objects
 from geocache.data.sealed import digest_of, unseal
 from geocache.data.store import checksum, decode_group, layout_from
@@ -63,8 +64,8 @@ class Cache:
         self.objects = open_objects(path)
         self._layout_digests: dict[str, str] = {}
         try:
-            about = json.loads(self.objects.get("zarr.json"))["attributes"]["geocache"]
-            version = int(about["identity"]["format"])
+            stored = json.loads(self.objects.get("zarr.json"))["attributes"]["geocache"]
+            about = brought_up(stored, path)
             self.about: dict[str, Any] = about
             self.key: str = about["key"]
             self.identity: dict[str, Any] = about["identity"]
@@ -73,16 +74,13 @@ class Cache:
             self.image_shape: tuple[int, int, int] = tuple(about["image_shape"])
             self.mean: tuple[float, ...] = tuple(self.identity["teacher"]["mean"])
             self.std: tuple[float, ...] = tuple(self.identity["teacher"]["std"])
+        except CacheError:
+            raise
         except (ValueError, KeyError, TypeError) as error:
             raise CacheError(
                 f"folder must hold a geocache cache, got {error!r} ({path})."
             ) from None
-        if version > FORMAT_VERSION:
-            raise CacheError(
-                f"cache format must be at most {FORMAT_VERSION}, got {version} ({path}). "
-                "Read it with the newer geocache that wrote it."
-            )
-        if about.get("sha256") != digest_of(about):
+        if stored.get("sha256") != digest_of(stored):
             raise CacheError(
                 f"object 'zarr.json' is damaged: its bytes do not fit its checksum ({path}). "
                 f"`geocache verify {path} --repair` restores it."

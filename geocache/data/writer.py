@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from geocache.data.cache import Cache
-from geocache.data.layout import SMALL_UNIT_ROWS, ArrayLayout, Group
+from geocache.data.formats import SINCE
+from geocache.data.layout import FORMAT_VERSION, SMALL_UNIT_ROWS, ArrayLayout, Group
 from geocache.data.objects import Address, Objects, open_objects
 from geocache.data.sealed import digest_of, seal, unseal
 from geocache.data.store import array_metadata, checksum, encode_group, group_metadata
@@ -30,7 +31,8 @@ __all__ = ["CacheWriter", "create_cache", "describe", "root_metadata", "small_la
 
 def root_metadata(about: Mapping[str, Any]) -> bytes:
     """Return the `zarr.json` of a cache: what it is a cache of, under its own checksum."""
-    return group_metadata({"geocache": {**about, "sha256": digest_of(about)}})
+    document = {**about, "readable_since": SINCE[FORMAT_VERSION]}
+    return group_metadata({"geocache": {**document, "sha256": digest_of(document)}})
 
 
 def create_cache(path: Address, about: Mapping[str, Any]) -> Cache:
