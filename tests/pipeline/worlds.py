@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from geocache.data.cache import Cache
 from geocache.data.datasets import open_dataset
 from geocache.pipeline.build import BuildReport
@@ -42,3 +44,9 @@ def stamps(report: BuildReport) -> dict[str, tuple[int, int]]:
 
 def opened(report: BuildReport) -> Cache:
     return Cache(report.path)
+
+
+def knowing(labels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Logits that are right about two thirds of the time."""
+    rng = np.random.default_rng(1)
+    return (np.eye(3)[labels] + rng.normal(0, 0.6, (len(labels), 3))).astype(np.float32)
