@@ -171,6 +171,7 @@ class ArrayCache:
             image=self.request.image,
             image_shape=image_shape,
             layouts=layouts,
+            derived={},
             batch_size=_BATCH_ROWS,
             n_threads=torch.get_num_threads(),
             skip_bad=self.request.skip_bad,

@@ -33,7 +33,7 @@ from geocache.pipeline.import_order import (
 )
 from geocache.pipeline.import_request import Checked, ImportReport, ImportRequest
 from geocache.pipeline.import_scan import as_single, can_agree, scan
-from geocache.pipeline.measure import VALID, GroupBuffers, Measure
+from geocache.pipeline.measure import VALID, GroupBuffers, Measure, stored_trees
 from geocache.pipeline.plan import Unit, missing_bytes, plan_units
 from geocache.pipeline.request import Progress
 from geocache.pipeline.work import provenance
@@ -85,11 +85,10 @@ def import_targets(request: ImportRequest, progress: Progress | None = None) -> 
         _check_origin(cache, layouts[path], found.sha256, request.name)
     check_disk(cache.objects, missing_bytes(units, layouts))
     writer = CacheWriter(cache.path, {**receipt, "imported": imported})
-    bad = cache.left_out(cache.layouts[VALID]) if VALID in cache.layouts else {}
     with writing(cache.path, cache.about):
         for path in unfinished:
             writer.declare(layouts[path])
-        n_bytes = _write(request, positions, units, layouts, bad, writer, tell)
+        n_bytes = _write(request, positions, units, layouts, cache, writer, tell)
         publish_whole(writer, Cache(cache.path))
     return ImportReport(
         key=cache.key,
@@ -103,7 +102,7 @@ def import_targets(request: ImportRequest, progress: Progress | None = None) -> 
         agreement=found.agreement,
         n_bytes_written=n_bytes,
         elapsed_s=time.monotonic() - started,
-        bad=bad,
+        bad=_left_out(cache),
     )
 
 
@@ -175,26 +174,34 @@ def _receipts(cache: Cache, layout: ArrayLayout) -> Iterator[dict[str, Any]]:
             yield unseal(cache.objects.get(key), key)
 
 
+def _left_out(cache: Cache) -> dict[int, str]:
+    return cache.left_out(cache.layouts[VALID]) if VALID in cache.layouts else {}
+
+
 def _write(
     request: ImportRequest,
     positions: Int64[np.ndarray, " n"],
     units: list[Unit],
     layouts: Mapping[str, ArrayLayout],
-    bad: Mapping[int, str],
+    cache: Cache,
     writer: CacheWriter,
     tell: Progress,
 ) -> int:
     """Measure and commit unit by unit; return the bytes on disk."""
+    bad = _left_out(cache)
     n_bytes = done = 0
     total = sum(unit.stop - unit.start for unit in units)
     for unit in units:
         measure = Measure(missing.path for missing in unit.missing)
+        held = stored_trees(cache, unit, measure.layers)
         groups = GroupBuffers(writer, layouts, unit.missing)
         for start in range(unit.start, unit.stop, _BATCH_ROWS):
             stop = min(start + _BATCH_ROWS, unit.stop)
             tensor = torch.from_numpy(as_single(request.array[positions[start:stop]]))
             left_out = [row - start for row in bad if start <= row < stop]
-            computed = measure({request.layer or "": tensor}, start, stop, left_out)
+            part = slice(start - unit.start, stop - unit.start)
+            trees = {layer: torch.from_numpy(rows[part]) for layer, rows in held.items()}
+            computed = measure({request.layer or "": tensor}, start, stop, left_out, trees)
             groups.store(computed, start, stop, {})
         n_bytes += groups.n_bytes
         done += unit.stop - unit.start

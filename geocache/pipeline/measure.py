@@ -6,16 +6,17 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 from torch import Tensor
 
-from geocache.data.cache import target_name
+from geocache.data.cache import Cache, target_name
 from geocache.data.layout import ArrayLayout, Group
 from geocache.data.writer import CacheWriter
-from geocache.pipeline.plan import Missing
+from geocache.pipeline.plan import Missing, Unit
 from geocache.targets import LayerTarget, LocalFeatures, target_from_name
 from geocache.targets.affinity import Affinity
 
-__all__ = ["IMAGES", "VALID", "GroupBuffers", "Measure", "affinity_radii"]
+__all__ = ["IMAGES", "VALID", "GroupBuffers", "Measure", "affinity_radii", "stored_trees"]
 
 IMAGES, VALID = "images", "valid"
 
@@ -27,6 +28,18 @@ def affinity_radii(targets: Iterable[LayerTarget]) -> dict[str, tuple[int, ...]]
         if wanted.layer and isinstance(wanted.target, Affinity) and wanted.target.radius:
             radii[wanted.layer] = (*radii.get(wanted.layer, ()), wanted.target.radius)
     return radii
+
+
+def stored_trees(
+    cache: Cache, unit: Unit, layers: Iterable[str]
+) -> dict[str, Int[np.ndarray, "rows n"]]:
+    """Return a unit's spanning trees that are stored already, by layer: J has to be over those."""
+    trees = {}
+    for layer in layers:
+        name = f"{layer}/mst"
+        if cache.n_built(name) >= unit.stop:
+            trees[layer] = cache.read(name, unit.start, unit.stop, unit.view).astype(np.int32)
+    return trees
 
 
 class Measure:

@@ -30,7 +30,7 @@ from geocache.data.objects import Address
 from geocache.data.writer import CacheWriter
 from geocache.errors import DataError, GeocacheError, StorageError
 from geocache.pipeline.derivation import derive_rows
-from geocache.pipeline.measure import IMAGES, VALID, GroupBuffers, Measure
+from geocache.pipeline.measure import IMAGES, VALID, GroupBuffers, Measure, stored_trees
 from geocache.pipeline.plan import Unit
 from geocache.pipeline.teacher import Teacher, TeacherSpec, load_teacher
 
@@ -231,11 +231,4 @@ class _Worker:
 
     @cached_property
     def _stored_trees(self) -> dict[str, Int[np.ndarray, "rows n"]]:
-        """The unit's spanning trees that are stored already, by layer: J has to be over those."""
-        unit, trees = self.unit, {}
-        for layer in self.measure.layers:
-            name = f"{layer}/mst"
-            if self.cache.n_built(name) >= unit.stop:
-                rows = self.cache.read(name, unit.start, unit.stop, unit.view)
-                trees[layer] = rows.astype(np.int32)
-        return trees
+        return stored_trees(self.cache, self.unit, self.measure.layers)

@@ -230,10 +230,18 @@ class Recipe(_Table):
         return [value] if isinstance(value, dict) else value
 
     def build_command(self) -> str:
-        """Return the command that completes the cache this recipe needs."""
-        if self.teacher and self.teacher[0].model is None:
-            return f"geocache import FILE --cache {self.teacher[0].cache} --target KIND@LAYER"
-        return f"geocache build {self._path or 'RECIPE.toml'}"
+        """Return the command that completes the caches this recipe needs.
+
+        What a teacher without a model lacks has to be imported; then both commands are named.
+        """
+        commands = [
+            f"geocache import FILE --cache {teacher.cache} --target KIND@LAYER"
+            for teacher in self.teacher
+            if teacher.model is None
+        ]
+        if not commands or len(commands) < len(self.teacher):
+            commands.insert(0, f"geocache build {self._path or 'RECIPE.toml'}")
+        return "` or `".join(commands)
 
     def term_labels(self) -> tuple[str, ...]:
         """Name each loss term for logs: its loss, `@` its student layer, `#2` for a second one."""

@@ -24,6 +24,7 @@ from geocache.errors import (
 from geocache.pipeline.build import BuildReport
 from geocache.pipeline.imports import ImportReport
 from geocache.pipeline.teacher import Teacher, TeacherSpec
+from geocache.targets import LocalFeatures
 
 Make = Callable[..., BuildReport]
 Import = Callable[..., ImportReport]
@@ -184,6 +185,19 @@ def test_an_interrupted_import_goes_on(imported: Import, tmp_path: Path) -> None
     assert contents(report.path) == contents(direct.path)
     again = imported(given, *targets, dataset=data, labels=data.labels)
     assert (again.imported, again.n_bytes_written) == ((), 0)
+
+
+def test_affinities_are_over_the_tree_that_is_stored(make: Make, imported: Import) -> None:
+    cache = opened(make(targets=parse("mst@stage1")))
+    other = np.random.default_rng(0).normal(size=(300, 4, 8, 8)).astype(np.float32)
+    imported(other, "affinity:radius=2@stage1", cache=cache.path, unchecked=True)
+    trees = torch.from_numpy(cache.read("stage1/mst", 0, 300).astype(np.int32))
+    (wanted,) = parse("affinity:radius=2@stage1")
+    features = torch.from_numpy(other[cache.dataset_index])
+    expected = wanted.target.compute(LocalFeatures(features, "here", tree=trees))
+    found = Cache(cache.path).read("stage1/affinity.r2", 0, 300)
+    assert np.array_equal(found, expected)
+    assert not np.array_equal(found, wanted.target.compute(LocalFeatures(features, "here")))
 
 
 def test_a_whole_target_stays_and_a_part_is_not_mixed(make: Make, imported: Import) -> None:
