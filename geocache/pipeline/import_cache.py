@@ -27,12 +27,12 @@ from geocache.data.identity import (
 from geocache.data.images import image_size
 from geocache.data.layout import ArrayLayout
 from geocache.data.objects import Address, open_objects
-from geocache.data.writer import CacheWriter, create_cache
-from geocache.errors import DataError
+from geocache.data.writer import CacheWriter
+from geocache.errors import DataError, StorageError
 from geocache.pipeline.arrays import image_arrays
 from geocache.pipeline.evaluation import store_evaluation
 from geocache.pipeline.executors import serial
-from geocache.pipeline.foundation import check_classes, check_disk, write_rows
+from geocache.pipeline.foundation import check_classes, check_disk, write_rows, writing
 from geocache.pipeline.import_order import Rows
 from geocache.pipeline.import_request import ImportRequest
 from geocache.pipeline.plan import Unit, missing_bytes, plan_units
@@ -135,16 +135,17 @@ class ArrayCache:
             every = plan_units(targets.values(), {}, len(dataset))
             needed += missing_bytes(every, targets)
         check_disk(open_objects(path), needed)
-        create_cache(path, about)
-        writer = CacheWriter(path, receipt)
-        write_rows(writer, dataset, self.digests, self.rows.dataset_index)
-        for layout in layouts.values():
-            writer.declare(layout)
-        if request.evaluation is not None:
-            store_evaluation(
-                writer, request.evaluation, request.image, image_shape, request.skip_bad, self.tell
-            )
-        self._store_images(path, layouts, units, image_shape)
+        with writing(path, about):
+            writer = CacheWriter(path, receipt)
+            write_rows(writer, dataset, self.digests, self.rows.dataset_index)
+            for layout in layouts.values():
+                writer.declare(layout)
+            if request.evaluation is not None:
+                store_evaluation(
+                    writer, request.evaluation, request.image, image_shape, request.skip_bad,
+                    self.tell,
+                )  # fmt: skip
+            self._store_images(path, layouts, units, image_shape)
         return Cache(path)
 
     def _store_images(
@@ -159,7 +160,7 @@ class ArrayCache:
         def report(outcome: Outcome) -> None:
             nonlocal done
             if outcome.error is not None:
-                raise DataError(outcome.error)
+                raise (StorageError if outcome.fatal else DataError)(outcome.error)
             done += outcome.unit.stop - outcome.unit.start
             self.tell("images", done, len(self.dataset))
 
