@@ -156,13 +156,6 @@ def change(folder: Path, **fields: Any) -> None:
     (folder / "zarr.json").write_text(json.dumps(document))
 
 
-def test_a_newer_format_is_refused(copy: Path) -> None:
-    identity = Cache(copy).identity
-    change(copy, identity=identity | {"format": 2})
-    with pytest.raises(CacheError, match=r"at most 1, got 2.*newer geocache"):
-        open_cache(copy)
-
-
 @pytest.mark.parametrize("field", ["identity", "classes", "n_rows", "image_shape"])
 def test_a_damaged_description_is_refused(copy: Path, field: str) -> None:
     change(copy, **{field: None})

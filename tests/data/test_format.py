@@ -1,4 +1,4 @@
-"""The format as docs/format.md says it: read without geocache, kept readable, refused when newer."""
+"""The format as docs/format.md says it: read without geocache, stays readable, newer refused."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from geocache.errors import CacheError
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 
-READER = '''
+READER = """
 import hashlib, json, sys, warnings
 from pathlib import Path
 
@@ -85,7 +85,7 @@ error = np.abs(values - activation.reshape(values.shape)).max(2) - head[:, :, 1]
 assert (error <= 1e-7).all()
 assert sys.modules.get("geocache") is None
 print(json.dumps({"objects": n_objects, "j_error": largest, "rows": len(parents)}))
-'''
+"""
 
 
 @pytest.fixture(scope="module")

@@ -144,7 +144,7 @@ def test_several_values_are_several_targets() -> None:
     [
         ("own.deep.powers:Power", ConfigError, r"must give p, as in own\.deep\.powers:Power:p="),
         ("own.deep.powers:Power:q=3", ConfigError, "no parameter 'q'.*parameters are p, scale"),
-        ("own.deep.powers:Power:p=3,scale=x", ConfigError, "must be numbers, got 'x'"),
+        ("own.deep.powers:Power:p=3,scale=x", ConfigError, "must be finite numbers, got 'x'"),
         ("own.deep.powers:Power:p=3@l", ConfigError, "leave out '@l'"),
         ("own.deep.powers:Pwer:p=3", UnknownNameError, "it defines .*Power"),
         ("own.deep.nothing:Power:p=3", UnknownNameError, "importable module"),
