@@ -6,7 +6,6 @@ decoded, and a missing or damaged object is an error that names it: nothing read
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from functools import cached_property
@@ -23,7 +22,7 @@ from geocache.data.identity import cache_key
 from geocache.data.layout import ArrayLayout, Group
 from geocache.data.objects import Address, open_objects
 from geocache.data.sealed import digest_of, unseal
-from geocache.data.store import checksum, decode_group, layout_from
+from geocache.data.store import checksum, decode_group, layout_digest, layout_from
 from geocache.errors import CacheError, MissingTargetError, nearest
 from geocache.geometry import knn_mask, tree_mask
 from geocache.targets import Target, target_from_name
@@ -305,13 +304,13 @@ class Cache:
             return bool(
                 same and described["bytes"] == len(data) and described["crc32c"] == checksum(data)
             )
-        except (CacheError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError):
             return False
 
     def _layout_digest(self, path: str) -> str:
         if path not in self._layout_digests:
             metadata = self.objects.get(f"meta/arrays/{path}/zarr.json")
-            self._layout_digests[path] = hashlib.sha256(metadata).hexdigest()
+            self._layout_digests[path] = layout_digest(metadata)
         return self._layout_digests[path]
 
     def _read(self, layout: ArrayLayout, start: int, stop: int, view: int) -> np.ndarray[Any, Any]:

@@ -23,7 +23,13 @@ from geocache.data.formats import SINCE
 from geocache.data.layout import FORMAT_VERSION, SMALL_UNIT_ROWS, ArrayLayout, Group
 from geocache.data.objects import Address, Objects, open_objects
 from geocache.data.sealed import digest_of, seal, unseal
-from geocache.data.store import array_metadata, checksum, encode_group, group_metadata
+from geocache.data.store import (
+    array_metadata,
+    checksum,
+    encode_group,
+    group_metadata,
+    layout_digest,
+)
 from geocache.errors import CacheError, StorageError
 
 __all__ = ["CacheWriter", "create_cache", "describe", "root_metadata", "small_layout"]
@@ -169,7 +175,7 @@ class CacheWriter:
             "array": layout.path,
             "view": group.view,
             "rows": [group.start, group.stop],
-            "layout": hashlib.sha256(array_metadata(layout)).hexdigest(),
+            "layout": layout_digest(array_metadata(layout)),
             "objects": {key: describe(data) for key, data in encoded.items()},
             **self.provenance,
             **(notes or {}),

@@ -41,7 +41,10 @@ n_objects = 0
 for path in root.glob("meta/receipts/**/*.json"):
     receipt = json.loads(path.read_text())
     layout = root / "meta" / "arrays" / receipt["array"] / "zarr.json"
-    assert hashlib.sha256(layout.read_bytes()).hexdigest() == receipt["layout"]
+    metadata = json.loads(layout.read_text())
+    if metadata["dimension_names"][0] == "view":
+        metadata["shape"][0] = 1
+    assert hashlib.sha256(canonical(metadata)).hexdigest() == receipt["layout"]
     for key, told in receipt["objects"].items():
         data = (root / key).read_bytes()
         assert (len(data), hashlib.sha256(data).hexdigest()) == (told["bytes"], told["sha256"])
