@@ -1,4 +1,4 @@
-"""Compiled forward and backward of the neighbouring pattern loss, image by image.
+"""Compiled neighbouring pattern loss and its gradient, image by image.
 
 Only the neighbours' entries are formed. With e_ij = d_S,ij - d_T,ij over the mask, d_ij =
 delta_ij / D_i, D_i = sum_j delta_ij and L = |e|_F:
@@ -20,7 +20,7 @@ from geocache.geometry._affinity_kernels import centre, padded, safe_scale
 from geocache.geometry._compile import compiled, compiled_sum, kernel
 from geocache.geometry._tree_kernels import visiting_order
 
-__all__ = ["pattern_backward", "pattern_forward"]
+__all__ = ["pattern_and_gradient"]
 
 
 @compiled
@@ -83,7 +83,7 @@ def _scratch(kind: int, n: int, reach: int) -> Any:
     room = n * reach if kind == 1 else max(n * (n - 1) // 2, 1)
     near = np.empty((n, wide), np.int32)
     hops = np.empty((n, wide), np.int32)
-    return near, hops, np.empty(n, np.int32), np.empty((room, 2), np.int32)
+    return near, hops, np.empty(n, np.int32), np.empty((room, 2), np.uint32)
 
 
 @compiled_sum
@@ -110,12 +110,13 @@ def _inverse_row_sums(pairs: Any, n: int, inverse: Any) -> None:
     at = 0
     for i in range(n):
         own = pairs.dtype.type(0)
-        for j in range(n - i - 1):
-            own += pairs[at + j]
+        # Views: an index that might be negative, counted from the end, is no vector load.
+        row, others = pairs[at : at + n - i - 1], inverse[i + 1 :]
+        for j in range(row.shape[0]):
+            own += row[j]
+            others[j] += row[j]
         inverse[i] += own
-        for j in range(n - i - 1):
-            inverse[i + 1 + j] += pairs[at + j]
-        at += n - i - 1
+        at += row.shape[0]
     for i in range(n):
         inverse[i] = 1 / inverse[i] if inverse[i] > 0 else 0
 
@@ -132,7 +133,7 @@ def _spread(rows: Any, n_channels: int, inverse: Any) -> None:
 
 
 @kernel
-def pattern_forward(
+def pattern_and_gradient(
     start: int,
     stop: int,
     features: Any,
@@ -142,56 +143,17 @@ def pattern_forward(
     distances: Any,
     loss: Any,
     valid: Any,
+    gradient: Any,
+    scales: Any,
 ) -> None:
-    """Write L (batch,); hoods: parents (batch, N, 1), lists (batch, N, k), or anything for kind 2.
+    """Write L (batch,) and, where `gradient` has rows, dL/dfeatures as scales * gradient.
 
-    distances: the teacher's delta_ij for i < j, of any scale.
+    hoods: parents (batch, N, 1), lists (batch, N, k), or anything for kind 2. distances: the
+    teacher's delta_ij for i < j, of any scale. The gradient is 0 where L is 0 and for constant
+    maps. Neighbourhoods, distances and the teacher's sums are dear: both come from one walk.
     """
     n_channels, n = features.shape[1], features.shape[2]
-    rows = np.zeros((n, padded(n_channels + 2)), features.dtype)
-    order = np.arange(n).astype(np.int32)
-    near, hops, count, pairs = _scratch(kind, n, reach)
-    ours = np.empty(n, features.dtype)
-    theirs = np.empty(n, features.dtype)
-    zero = features.dtype.type(0)
-    for image in range(start, stop):
-        n_pairs = _pairs(kind, hoods[image], reach, near, hops, count, pairs)
-        valid[image] = n_pairs >= 0
-        if not valid[image]:
-            continue
-        if centre(features[image], order, safe_scale(features[image]), rows):
-            ours[:] = 0
-        else:
-            _spread(rows, n_channels, ours)
-        _inverse_row_sums(distances[image], n, theirs)
-        total = zero
-        for e in range(n_pairs):
-            i, j = pairs[e, 0], pairs[e, 1]
-            delta = _squared_distance(rows, i, j, n_channels)
-            target = distances[image, _pair(i, j, n)]
-            there = delta * ours[i] - target * theirs[i]
-            total += there * there
-            if kind != 1:
-                back = delta * ours[j] - target * theirs[j]
-                total += back * back
-        loss[image] = np.sqrt(total)
-
-
-@kernel
-def pattern_backward(
-    start: int,
-    stop: int,
-    features: Any,
-    kind: int,
-    hoods: Any,
-    reach: int,
-    distances: Any,
-    loss: Any,
-    outer: Any,
-    grad: Any,
-) -> None:
-    """Write dL/dfeatures; 0 where the loss is 0 and for constant maps."""
-    n_channels, n = features.shape[1], features.shape[2]
+    wanted = gradient.shape[0] > 0
     rows = np.zeros((n, padded(n_channels + 2)), features.dtype)
     slopes = np.empty((n, n_channels), features.dtype)
     rest = np.empty(n, features.dtype)
@@ -200,34 +162,42 @@ def pattern_backward(
     ours = np.empty(n, features.dtype)
     theirs = np.empty(n, features.dtype)
     for image in range(start, stop):
-        scale = safe_scale(features[image])
-        if centre(features[image], order, scale, rows) or loss[image] == 0:
-            grad[image] = 0
+        n_pairs = _pairs(kind, hoods[image], reach, near, hops, count, pairs)
+        valid[image] = n_pairs >= 0
+        if not valid[image]:
             continue
-        _spread(rows, n_channels, ours)
+        scales[image] = safe_scale(features[image])
+        if centre(features[image], order, scales[image], rows):
+            ours[:] = 0
+        else:
+            _spread(rows, n_channels, ours)
         _inverse_row_sums(distances[image], n, theirs)
         slopes[:] = 0
         rest[:] = 0
-        weight = outer[image] / loss[image]
-        n_pairs = _pairs(kind, hoods[image], reach, near, hops, count, pairs)
+        total = features.dtype.type(0)
         for e in range(n_pairs):
             i, j = pairs[e, 0], pairs[e, 1]
             delta = _squared_distance(rows, i, j, n_channels)
             target = distances[image, _pair(i, j, n)]
             pattern = delta * ours[i]
-            pull = weight * (pattern - target * theirs[i]) * ours[i]
-            slope = pull
-            rest[i] -= pull * pattern
+            difference = pattern - target * theirs[i]
+            total += difference * difference
+            slope = difference * ours[i]
+            rest[i] -= slope * pattern
             if kind != 1:
                 pattern = delta * ours[j]
-                pull = weight * (pattern - target * theirs[j]) * ours[j]
-                slope += pull
-                rest[j] -= pull * pattern
-            _pull_apart(rows, i, j, slope, n_channels, slopes)
-        _finish(rows, rest, scale, n_channels, slopes)
-        for c in range(n_channels):
-            for i in range(n):
-                grad[image, c, i] = slopes[i, c]
+                difference = pattern - target * theirs[j]
+                total += difference * difference
+                rest[j] -= difference * ours[j] * pattern
+                slope += difference * ours[j]
+            if wanted:
+                _pull_apart(rows, i, j, slope, n_channels, slopes)
+        loss[image] = np.sqrt(total)
+        if wanted:
+            _finish(rows, rest, loss[image], n_channels, slopes)
+            for c in range(n_channels):
+                for i in range(n):
+                    gradient[image, c, i] = slopes[i, c]
 
 
 @compiled
@@ -241,8 +211,8 @@ def _pull_apart(rows: Any, i: int, j: int, slope: Any, n_channels: int, slopes: 
 
 
 @compiled
-def _finish(rows: Any, rest: Any, scale: Any, n_channels: int, slopes: Any) -> None:
-    """Add what comes through the sums D and undo the scaling."""
+def _finish(rows: Any, rest: Any, loss: Any, n_channels: int, slopes: Any) -> None:
+    """Add what comes through the sums D and divide by L."""
     n = rows.shape[0]
     mean = np.zeros(n_channels, rows.dtype)
     total = rows.dtype.type(0)
@@ -250,8 +220,8 @@ def _finish(rows: Any, rest: Any, scale: Any, n_channels: int, slopes: Any) -> N
         total += rest[i]
         for c in range(n_channels):
             mean[c] += rest[i] * rows[i, c]
-    twice = scale + scale
+    weight = rows.dtype.type(2) / loss if loss > 0 else rows.dtype.type(0)
     for i in range(n):
         own = rows.dtype.type(n) * rest[i] + total
         for c in range(n_channels):
-            slopes[i, c] = twice * (slopes[i, c] + rows[i, c] * own - mean[c])
+            slopes[i, c] = weight * (slopes[i, c] + rows[i, c] * own - mean[c])

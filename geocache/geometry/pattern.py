@@ -10,7 +10,7 @@ from torch import Tensor
 
 from geocache.errors import ConfigError, ShapeError
 from geocache.geometry._compile import over_images
-from geocache.geometry._pattern_kernels import pattern_backward, pattern_forward
+from geocache.geometry._pattern_kernels import pattern_and_gradient
 from geocache.geometry.features import flatten_grid
 from geocache.geometry.masks import knn_mask, not_a_tree, tree_mask
 
@@ -50,7 +50,8 @@ def pattern_difference(
     if x.device.type != "cpu":
         return _dense(x, distances, kind, hood, reach)
     pairs = distances.detach().to(x.dtype).contiguous()
-    result: Tensor = _Pattern.apply(x.contiguous(), kind, hood, reach, pairs)
+    wanted = torch.is_grad_enabled() and x.requires_grad
+    result: Tensor = _Pattern.apply(x.contiguous(), kind, hood, reach, pairs, wanted)
     return result
 
 
@@ -105,26 +106,29 @@ def _normalised(delta: Tensor) -> Tensor:
 
 
 class _Pattern(torch.autograd.Function):
+    """The gradient is formed on the way: finding pairs and distances again would double the price.
+
+    What is kept for the backward pass is as large as the features.
+    """
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, kind: int, hood: Tensor, reach: int, pairs: Tensor) -> Tensor:
-        loss = x.new_empty(x.shape[0])
-        valid = torch.empty(x.shape[0], dtype=torch.bool)
+    def forward(
+        ctx: Any, x: Tensor, kind: int, hood: Tensor, reach: int, pairs: Tensor, wanted: bool
+    ) -> Tensor:
+        n_images = x.shape[0]
+        loss, scales = x.new_empty(n_images), x.new_empty(n_images)
+        valid = torch.empty(n_images, dtype=torch.bool)
+        gradient = torch.empty_like(x) if wanted else x.new_empty(0, 0, 0)
         over_images(
-            pattern_forward, x.shape[0], x.detach().numpy(), kind, hood.numpy(), reach,
-            pairs.numpy(), loss.numpy(), valid.numpy(),
+            pattern_and_gradient, n_images, x.detach().numpy(), kind, hood.numpy(), reach,
+            pairs.numpy(), loss.numpy(), valid.numpy(), gradient.numpy(), scales.numpy(),
         )  # fmt: skip
         if not bool(valid.all()):
             raise not_a_tree(valid)
-        ctx.kind, ctx.reach = kind, reach
-        ctx.save_for_backward(x, hood, pairs, loss)
+        ctx.save_for_backward(gradient, scales)
         return loss
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
-        x, hood, pairs, loss = ctx.saved_tensors
-        grad = torch.empty_like(x)
-        over_images(
-            pattern_backward, x.shape[0], x.detach().numpy(), ctx.kind, hood.numpy(), ctx.reach,
-            pairs.numpy(), loss.detach().numpy(), outer[0].contiguous().numpy(), grad.numpy(),
-        )  # fmt: skip
-        return grad, None, None, None, None
+        gradient, scales = ctx.saved_tensors
+        return gradient * (outer[0] * scales)[:, None, None], None, None, None, None, None
