@@ -41,7 +41,7 @@ class Gram(PlainTarget):
         numbers = torch.arange(stored.shape[1], device=stored.device)
         place[rows, columns] = numbers
         place[columns, rows] = numbers
-        return stored.index_select(1, place.flatten()).view(-1, n, n).float()
+        return stored.float().index_select(1, place.flatten()).view(-1, n, n)
 
 
 TARGET = Gram
