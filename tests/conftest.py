@@ -22,6 +22,7 @@ install_import_hook(
         "geocache.geometry.features",
         "geocache.geometry.manifold",
         "geocache.geometry.masks",
+        "geocache.geometry.normalise",
         "geocache.geometry.pattern",
         "geocache.models",
         "geocache.pipeline",

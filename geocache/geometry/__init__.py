@@ -9,8 +9,8 @@ from geocache.geometry.affinity import (
 from geocache.geometry.channels import (
     attention_map,
     channel_gram,
+    gram_distance,
     normalised_channels,
-    unit_length,
 )
 from geocache.geometry.distances import normalised_distances, squared_distances
 from geocache.geometry.features import check_finite, flatten_grid
@@ -18,6 +18,7 @@ from geocache.geometry.knn import nearest_neighbours
 from geocache.geometry.manifold import manifold_distance
 from geocache.geometry.masks import knn_mask, neighbour_counts, tree_hops, tree_mask
 from geocache.geometry.mst import minimum_spanning_tree
+from geocache.geometry.normalise import unit_length
 from geocache.geometry.pattern import pattern_difference
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "channel_gram",
     "check_finite",
     "flatten_grid",
+    "gram_distance",
     "knn_mask",
     "manifold_distance",
     "minimum_spanning_tree",

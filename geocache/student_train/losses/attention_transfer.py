@@ -66,12 +66,12 @@ class AttentionTransfer(Loss):
         ours = attention_map(x, self.p).view(x.shape[0], *x.shape[2:])
         theirs = target[self._name()].to(ours.dtype)
         grid = tuple(map(min, zip(ours.shape[1:], theirs.shape[1:], strict=True)))
-        difference = _unit(ours, grid) - _unit(theirs, grid)
+        ours, theirs = _unit(ours, grid), _unit(theirs, grid)
         if self.reduction == "mean_square":
-            return difference.square().mean()
+            return F.mse_loss(ours, theirs)
         if self.reduction == "sum_square":
-            return difference.square().sum(1).mean()
-        return safe_norm(difference).mean()
+            return F.mse_loss(ours, theirs, reduction="sum") / ours.shape[0]
+        return safe_norm(ours - theirs).mean()
 
 
 def _unit(maps: Float[Tensor, batch * grid], grid: tuple[int, ...]) -> Float[Tensor, "batch n"]:

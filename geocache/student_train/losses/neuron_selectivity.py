@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from geocache.errors import ConfigError
-from geocache.geometry import channel_gram, normalised_channels
+from geocache.geometry import gram_distance, normalised_channels
 from geocache.student_train.losses._activations import Stored, activation_target, refuse_stored
 from geocache.student_train.losses._base import Loss, full_precision
 from geocache.student_train.losses._grids import to_grid, to_nodes
@@ -79,7 +79,7 @@ class NeuronSelectivity(Loss):
         x = to_nodes(x, theirs.shape[1], "neuron_selectivity")
         if self.kernel == "linear":
             return (normalised_channels(x).mean(dim=1) - theirs).square().sum(1).mean()
-        return (channel_gram(x) - theirs).square().sum((1, 2)).mean()
+        return gram_distance(x, theirs).mean()
 
 
 def _gaussian(ours: Tensor, theirs: Tensor) -> Tensor:

@@ -261,3 +261,9 @@ def test_neighbouring_pattern_gradient(hood: dict[str, int]) -> None:
     loss = build_loss("neighbouring_pattern", hood)
     student.requires_grad_()
     assert torch.autograd.gradcheck(lambda s: loss(student=s, target=target), student)
+    with torch.no_grad():
+        assert torch.equal(loss(student=student, target=target), loss(
+            student=student.detach(), target=target))  # fmt: skip
+    assert float(loss(student=student, target=target).detach()) == float(
+        loss(student=student.detach(), target=target)
+    )
