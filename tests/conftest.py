@@ -20,6 +20,7 @@ install_import_hook(
         "geocache.geometry.channels",
         "geocache.geometry.distances",
         "geocache.geometry.features",
+        "geocache.geometry.grids",
         "geocache.geometry.manifold",
         "geocache.geometry.masks",
         "geocache.geometry.normalise",

@@ -14,6 +14,7 @@ from geocache.geometry.channels import (
 )
 from geocache.geometry.distances import normalised_distances, squared_distances
 from geocache.geometry.features import check_finite, flatten_grid
+from geocache.geometry.grids import to_grid
 from geocache.geometry.knn import nearest_neighbours
 from geocache.geometry.manifold import manifold_distance
 from geocache.geometry.masks import knn_mask, neighbour_counts, tree_hops, tree_mask
@@ -40,6 +41,7 @@ __all__ = [
     "normalised_distances",
     "pattern_difference",
     "squared_distances",
+    "to_grid",
     "tree_hops",
     "tree_mask",
     "unit_length",

@@ -11,25 +11,29 @@ import torch
 from torch import Tensor
 
 from geocache.geometry import channel_gram
-from geocache.targets._base import LocalFeatures, PlainTarget, RowStorage, grid_nodes, to_half
+from geocache.targets._base import LocalFeatures, RowStorage, to_half
+from geocache.targets._interpolated import InterpolatedTarget
 
 __all__ = ["TARGET", "Gram"]
 
 
 @dataclass(frozen=True)
-class Gram(PlainTarget):
-    """Store the upper triangle of G = (1/C) sum_k f^k f^kT (N x N, FORMULAS NST) as float16."""
+class Gram(InterpolatedTarget):
+    """Store the upper triangle of G = (1/C) sum_k f^k f^kT (N x N, NST eq 8) as float16.
+
+    `grid`: interpolate the map to `HxW` first, for students with a smaller grid than the teacher's.
+    """
 
     kind: ClassVar[str] = "gram"
 
     def storage(self, shape: tuple[int, ...]) -> RowStorage:
         """Store (pair,), i <= j row by row; needs a grid."""
-        n = grid_nodes(shape, self.kind)
-        return RowStorage("float16", (n * (n + 1) // 2,), ("pair",), {"grid": list(shape[1:])})
+        n, attributes = self.nodes(shape)
+        return RowStorage("float16", (n * (n + 1) // 2,), ("pair",), attributes)
 
     def compute(self, features: LocalFeatures) -> np.ndarray[Any, Any]:
         """Multiply and keep the upper triangle."""
-        gram = channel_gram(features.features)
+        gram = channel_gram(self.maps(features))
         rows, columns = torch.triu_indices(*gram.shape[1:], device=gram.device)
         return to_half(gram[:, rows, columns], features.where, "")
 

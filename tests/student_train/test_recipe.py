@@ -11,6 +11,7 @@ import pytest
 from geocache.errors import ConfigError, GeocacheError, UnknownNameError
 from geocache.student_train import Recipe, load_recipe, parse_recipe, required_targets
 from geocache.student_train.recipe_file import apply_overrides
+from geocache.targets import parse_target, target_from_name
 
 TOML = """
 [data]
@@ -61,6 +62,14 @@ def test_a_recipe_says_which_targets_to_build(tmp_path: Path) -> None:
     )  # fmt: skip
     assert recipe.build_command() == f"geocache build {tmp_path / 'r.toml'}"
     assert recipe.loss[1].options == {"radius": 5}
+
+
+def test_a_grid_for_smaller_students_goes_into_the_targets_name(tmp_path: Path) -> None:
+    text = TOML.replace('name = "affinity_contrast"', 'name = "neuron_selectivity"', 1)
+    text = text.replace("radius = 5", "grid = [4, 8]")
+    (name, *_) = required_targets(load_recipe(_write(tmp_path, text)))["teacher"]
+    assert name == "layer3/gram.g4x8"
+    assert parse_target("gram:grid=4x8@layer3")[0] == target_from_name(name)
 
 
 def test_cross_entropy_alone_needs_no_teacher_and_no_targets(tables: dict[str, Any]) -> None:

@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from geocache.errors import NumericError, ShapeError
+from geocache.errors import ConfigError, NumericError, ShapeError
 from geocache.targets import LocalFeatures, Target, parse_target, target_from_name, target_names
 
 EXAMPLES = {
     "activation": ("activation@l", "activation:dtype=float32@l", "activation:dtype=int8@l"),
     "attention": ("attention@l", "attention:p=1@l"),
     "distance": ("distance@l",),
-    "gram": ("gram@l",),
-    "mean_map": ("mean_map@l",),
+    "gram": ("gram@l", "gram:grid=2x1@l"),
+    "mean_map": ("mean_map@l", "mean_map:grid=3x2@l"),
     "affinity": ("affinity:radius=1@l", "affinity:radius=5@l", "affinity:k=3@l"),
     "knn": ("knn:k=1@l", "knn:k=7@l"),
     "logits": ("logits", "logits:top=2,temperature=4", "logits:top=1,temperature=0.5"),
@@ -35,6 +35,7 @@ def every() -> list[tuple[Target, tuple[int, ...]]]:
         (target, shape)
         for target in targets
         for shape in (((10,), (3,)) if target.kind == "logits" else SHAPES)
+        if len(shape) == 3 or "grid" not in target.parameters  # interpolated on planes alone
     ]
 
 
@@ -163,3 +164,20 @@ def test_layers_without_a_grid(target: Target, shape: tuple[int, ...]) -> None:
     else:
         with pytest.raises(ShapeError, match=f"'{target.kind}'.*spatial grid"):
             target.storage((7,))
+
+
+@pytest.mark.parametrize("kind", ["gram", "mean_map"])
+def test_a_grid_is_read_and_not_larger_than_the_layers(kind: str) -> None:
+    target = parse_target(f"{kind}:grid=4x2@l")[0].target
+    values = noise(3, 5, 4, 2)
+    plain = parse_target(f"{kind}@l")[0].target
+    assert target.compute(features(values)).tobytes() == plain.compute(features(values)).tobytes()
+    assert target.storage((5, 8, 8)).attributes == {"grid": [4, 2]}
+    for shape in ((5, 3, 8), (5, 8, 1), (5, 8)):
+        with pytest.raises(ShapeError, match=f"'{kind}' .* no larger than the layer's, got 4x2"):
+            target.storage(shape)
+    for text in ("8", "0x4", "4x4x4", "axb", ""):
+        with pytest.raises(ConfigError, match="HEIGHTxWIDTH"):
+            target_from_name(f"l/{kind}.g{text}")
+    with pytest.raises(ConfigError, match="takes grid"):
+        target_from_name(f"l/{kind}.p2")

@@ -1,22 +1,15 @@
-"""Bring a student's map to the teacher's grid where the two differ."""
+"""Bring a student's map to the teacher's grid where the two differ, or say why it cannot be."""
 
 from __future__ import annotations
 
 import math
 
 from torch import Tensor
-from torch.nn import functional as F
 
 from geocache.errors import ShapeError
+from geocache.geometry import to_grid
 
-__all__ = ["require_positions", "to_grid", "to_nodes"]
-
-
-def to_grid(maps: Tensor, grid: tuple[int, ...]) -> Tensor:
-    """Interpolate (batch, channels, H, W) bilinearly to `grid`; equal grids pass untouched."""
-    if tuple(maps.shape[2:]) == grid:
-        return maps
-    return F.interpolate(maps, size=grid, mode="bilinear", align_corners=False)
+__all__ = ["require_positions", "to_nodes", "to_smaller_grid"]
 
 
 def to_nodes(student: Tensor, n: int, loss: str) -> Tensor:
@@ -35,7 +28,22 @@ def to_nodes(student: Tensor, n: int, loss: str) -> Tensor:
     if scale > 1 or grid[0] * grid[1] != n:
         raise ShapeError(
             f"{loss} must compare a student's grid with an equal or smaller one of the teacher, "
-            f"got {height}x{width} from the student and {n} positions from the teacher"
+            f"got {height}x{width} from the student and {n} positions from the teacher. Set "
+            f"grid = [{height}, {width}] to have the teacher's map interpolated to the student's"
+        )
+    return to_grid(student, grid)
+
+
+def to_smaller_grid(student: Tensor, grid: tuple[int, int], loss: str) -> Tensor:
+    """Interpolate a student's map to `grid`; raise ShapeError where its own is the smaller one."""
+    if student.ndim != 4:
+        raise ShapeError(f"{loss} must compare maps with a grid, got shape {tuple(student.shape)}")
+    height, width = student.shape[2:]
+    if height < grid[0] or width < grid[1]:
+        both = (min(height, grid[0]), min(width, grid[1]))
+        raise ShapeError(
+            f"{loss} grid must be no larger than the student's, got {grid[0]}x{grid[1]} and a "
+            f"student of {height}x{width}. Set grid = [{both[0]}, {both[1]}]"
         )
     return to_grid(student, grid)
 

@@ -15,10 +15,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from geocache.errors import ConfigError
-from geocache.geometry import gram_distance, normalised_channels
+from geocache.geometry import gram_distance, normalised_channels, to_grid
 from geocache.student_train.losses._activations import Stored, activation_target, refuse_stored
 from geocache.student_train.losses._base import Loss, full_precision
-from geocache.student_train.losses._grids import to_grid, to_nodes
+from geocache.student_train.losses._grids import to_nodes, to_smaller_grid
 
 __all__ = ["NeuronSelectivity"]
 
@@ -38,14 +38,17 @@ class NeuronSelectivity(Loss):
 
     A map of zeros contributes 0, counts in C and has gradient 0. Invariant to the scale and order
     of channels. O(N C), O(N^2 C) and O((C_T + C_S)^2 N) an image. A student with a larger grid is
-    interpolated to the teacher's.
+    interpolated to the teacher's. Where it has the smaller one, `grid` names the grid (height,
+    width) on which the teacher's statistic is to be taken; the Gaussian kernel, whose target is the
+    activation, needs no telling.
 
-    Arguments: `kernel`; `dtype`, how the teacher's map is stored, for the Gaussian kernel alone.
-    Raises ConfigError for others, ShapeError where the student's grid is the smaller one (except
-    for the Gaussian kernel, whose target is the activation).
+    Arguments: `kernel`; `grid`, at most as large as either map; `dtype`, how the teacher's map is
+    stored, for the Gaussian kernel alone. Raises ConfigError for others, ShapeError where the
+    student's grid is the smaller one and `grid` does not say so.
     """
 
     kernel: Kernel = "polynomial"
+    grid: tuple[int, int] | None = None
     dtype: Stored = "float16"
     needs_layer: ClassVar[bool] = True
 
@@ -58,14 +61,26 @@ class NeuronSelectivity(Loss):
         if self.kernel != "gaussian":
             refuse_stored(self.dtype, "neuron_selectivity", _TARGETS[self.kernel])
         self._name()
-
-    def _name(self) -> str:
-        return _TARGETS.get(self.kernel) or activation_target(self.dtype)
+        if self.grid is not None and self.kernel == "gaussian":
+            raise ConfigError(
+                "neuron_selectivity grid must be left out with the Gaussian kernel, whose target "
+                f"is the activation, got {list(self.grid)}."
+            )
+        if self.grid is not None and min(self.grid) < 1:
+            raise ConfigError(
+                f"neuron_selectivity grid must be [height, width] from 1 up, got {list(self.grid)}."
+            )
 
     def targets(self, layer: str | None = None) -> tuple[str, ...]:
         """Name the teacher's mean map, Gram matrix or activation."""
         prefix = f"{layer}/" if layer else ""
         return (prefix + self._name(),)
+
+    def _name(self) -> str:
+        if self.kernel == "gaussian":
+            return activation_target(self.dtype)
+        suffix = f".g{self.grid[0]}x{self.grid[1]}" if self.grid else ""
+        return _TARGETS[self.kernel] + suffix
 
     def __call__(
         self, *, student: Float[Tensor, "batch channels *grid"], target: Mapping[str, Tensor]
@@ -76,7 +91,10 @@ class NeuronSelectivity(Loss):
         if self.kernel == "gaussian":
             grid = tuple(map(min, zip(x.shape[2:], theirs.shape[2:], strict=True)))
             return _gaussian(to_grid(x, grid), to_grid(theirs, grid))
-        x = to_nodes(x, theirs.shape[1], "neuron_selectivity")
+        if self.grid:
+            x = to_smaller_grid(x, self.grid, "neuron_selectivity")
+        else:
+            x = to_nodes(x, theirs.shape[1], "neuron_selectivity")
         if self.kernel == "linear":
             return (normalised_channels(x).mean(dim=1) - theirs).square().sum(1).mean()
         return gram_distance(x, theirs).mean()

@@ -53,6 +53,11 @@ def _mean_map(teacher: Tensor) -> Target:
     return {"mean_map": normalised_channels(teacher).mean(dim=1)}
 
 
+def _small_gram(teacher: Tensor) -> Target:
+    # A 5x5 student meets it on 4x3.
+    return {"gram.g4x3": channel_gram(teacher[:, :, :4, :3])}
+
+
 def _distances(teacher: Tensor) -> Target:
     rows, columns = torch.triu_indices(25, 25, offset=1)
     delta = squared_distances(teacher)[:, rows, columns]
@@ -89,6 +94,7 @@ CASES = [
     Case("attention_transfer", {}, _features, lambda t: {"attention": t.square().sum(1)}),
     Case("neuron_selectivity", {}, _features, lambda t: {"gram": channel_gram(t)}),
     Case("neuron_selectivity", {"kernel": "linear"}, _features, _mean_map),
+    Case("neuron_selectivity", {"grid": [4, 3]}, _features, _small_gram, False),
     Case("neuron_selectivity", {"kernel": "gaussian"}, _features, lambda t: {"activation": t}),
     Case("neighbouring_pattern", {"radius": 3}, _features, _distances),
     Case("neighbouring_pattern", {}, _features, _distances),

@@ -20,6 +20,7 @@ from geocache.geometry import (
     squared_distances,
 )
 from geocache.student_train.losses import build_loss
+from geocache.targets import LocalFeatures, target_from_name
 
 DEGENERATE = (
     "random",
@@ -119,8 +120,38 @@ def test_neuron_selectivity_of_a_larger_student_grid_is_interpolated() -> None:
     torch.testing.assert_close(
         loss(student=student, target=target), loss(student=small, target=target)
     )
-    with pytest.raises(ShapeError, match="2x2 from the student and 8 positions"):
+    with pytest.raises(ShapeError, match=r"2x2 from the student and 8 .* Set grid = \[2, 2\]"):
         loss(student=maps("relu", 1, 2, 3, 2, 2), target=target)
+
+
+@pytest.mark.parametrize(("kernel", "kind"), [("linear", "mean_map"), ("polynomial", "gram")])
+def test_neuron_selectivity_of_a_smaller_student_grid(kernel: str, kind: str) -> None:
+    student, teacher = maps("relu", 1, 2, 3, 3, 4), maps("relu", 2, 2, 5, 8, 9)
+    loss = build_loss("neuron_selectivity", {"kernel": kernel, "grid": [3, 4]})
+    (name,) = loss.targets("layer2")
+    assert name == f"layer2/{kind}.g3x4"
+    target = target_from_name(name).target
+    rows = target.compute(LocalFeatures(teacher, "layer2"))
+    assert rows.shape == (2, *target.storage((5, 8, 9)).shape)
+    stored = {f"{kind}.g3x4": target.decode(torch.from_numpy(rows)).double()}
+    small = torch.nn.functional.interpolate(teacher, size=(3, 4), mode="bilinear")
+    expected = plain.mmd(student.numpy(), small.numpy(), kernel)
+    # Stored as float16.
+    assert run("neuron_selectivity", {"kernel": kernel, "grid": [3, 4]}, student, stored) == (
+        pytest.approx(expected, rel=1e-2)
+    )
+    exact = {"mean_map": normalised_channels(small).mean(dim=1), "gram": channel_gram(small)}
+    value = loss(student=student, target={f"{kind}.g3x4": exact[kind]})
+    assert float(value) == close(expected)
+    with pytest.raises(ShapeError, match=r"student of 3x2. Set grid = \[3, 2\]"):
+        loss(student=student[..., :2], target=stored)
+
+
+def test_neuron_selectivity_brings_both_to_a_grid_of_other_proportions() -> None:
+    student, teacher = maps("relu", 1, 2, 3, 6, 5), maps("relu", 2, 2, 5, 8, 3)
+    s, t = (torch.nn.functional.interpolate(m, (4, 3), mode="bilinear") for m in (student, teacher))
+    value = run("neuron_selectivity", {"grid": [4, 3]}, student, {"gram.g4x3": channel_gram(t)})
+    assert value == close(plain.mmd(s.numpy(), t.numpy(), "polynomial"))
 
 
 @pytest.mark.parametrize("kind", DEGENERATE)
@@ -194,6 +225,9 @@ def test_a_batch_of_one_cannot_be_compared(name: str) -> None:
         ("attention_transfer", {"p": 0}),
         ("attention_transfer", {"reduction": "max"}),
         ("neuron_selectivity", {"kernel": "cubic"}),
+        ("neuron_selectivity", {"kernel": "gaussian", "grid": [4, 4]}),
+        ("neuron_selectivity", {"grid": [0, 4]}),
+        ("neuron_selectivity", {"grid": [4]}),
         ("pkt", {"features": "raw"}),
         ("hybrid_kernel", {"p": 0.0}),
         ("contrastive", {"margin": 0.0}),
