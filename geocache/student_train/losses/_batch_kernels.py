@@ -67,6 +67,8 @@ def batch_distances(
     x = x - x.mean(dim=0, keepdim=True)
     square = x.square().sum(dim=1)
     squared = square[:, None] + square[None] - 2 * x @ x.T
+    # What cancels there in float32 is no distance, and the root would make it 1e-3 |x|.
+    squared.fill_diagonal_(0)
     return (squared.clamp_min(0) + epsilon).sqrt()
 
 
