@@ -67,6 +67,7 @@ def _request_of(recipe: Recipe, teacher: TeacherTable, settings: Mapping[str, An
         "targets": tuple(target_from_name(name) for name in required_targets(recipe)[teacher.name]),
         "image": ImageSpec(data.image_size()),
         "evaluation": evaluation,
+        "views": data.views.build(),
         "limit": data.limit,
         # The student reads its pixels from the (first) cache, however large they are.
         "images": True if teacher is recipe.teacher[0] else None,
@@ -116,8 +117,9 @@ def _cache_of(
         )
     found = Cache(report.path)
     images = ("images",) if teacher is recipe.teacher[0] else ()
+    n_views = recipe.data.views.count
     wanted = (*images, *required_targets(recipe)[teacher.name])
-    missing = [name for name in wanted if found.n_built(name) < report.n_asked]
+    missing = [name for name in wanted if found.n_built(name, n_views) < report.n_asked]
     raise MissingTargetError(
         f"cache {report.key[:12]} must hold {', '.join(wanted)} for {report.n_asked:,} rows, but "
         f"{', '.join(missing) or 'some rows'} {'is' if len(missing) == 1 else 'are'} missing or "

@@ -21,6 +21,7 @@ from geocache.cli._options import (
 if TYPE_CHECKING:
     from geocache.cli._progress import Meter
     from geocache.data.objects import Address
+    from geocache.data.views import ViewSet
     from geocache.pipeline.build import BuildReport, BuildRequest
 
 _BAD_ROWS_SHOWN = 5
@@ -33,6 +34,9 @@ _FIXED_BY_RECIPE = {
     "teacher": "--teacher",
     "weights": "--weights",
     "target": "--target",
+    "views": "--views",
+    "view_policy": "--view-policy",
+    "view_seed": "--view-seed",
     "mean": "--mean",
     "std": "--std",
     "size": "--size",
@@ -64,6 +68,13 @@ _OF_THE_TEACHER = {
     metavar="KIND[:K=V]@LAYER",
     help="What to store: logits, mst@layer2, affinity:radius=2,5@layer2; repeatable.",
 )
+@click.option("--views", type=click.IntRange(1), help="Augmented views of each image.")
+@click.option(
+    "--view-policy",
+    metavar="NAME[:K=V,...]",
+    help="Their policy: flip, crop_flip:pad=4.  [default: crop_flip with --views]",
+)
+@click.option("--view-seed", type=click.IntRange(0), help="Seed of their draws.  [default: 0]")
 @click.option("--mean", type=FLOATS, help="The teacher's normalisation.  [default: ImageNet's]")
 @click.option("--std", type=FLOATS, help="The same.")
 @click.option("--size", type=SIZE, help="Resize and crop images to this; one number: square.")
@@ -195,6 +206,7 @@ def _request_of_flags(flags: dict[str, Any], settings: dict[str, Any]) -> BuildR
         "mean": flags["mean"],
         "std": flags["std"],
         "evaluation": evaluation,
+        "views": _views(flags),
         "image": size and ImageSpec((size[0], size[-1])),
         **settings,
     }
@@ -205,6 +217,15 @@ def _request_of_flags(flags: dict[str, Any], settings: dict[str, Any]) -> BuildR
         targets=tuple(targets),
         **{name: value for name, value in given.items() if value is not None},
     )
+
+
+def _views(flags: dict[str, Any]) -> ViewSet:
+    from geocache.data.views import ViewSet, build_policy
+
+    default = "crop_flip" if flags["views"] else "identity"
+    name, _, tail = (flags["view_policy"] or default).partition(":")
+    options = options_of(tuple(KEY_VALUE.convert(p, None, None) for p in tail.split(",") if p))
+    return ViewSet(build_policy(name, options), flags["view_seed"] or 0, flags["views"] or 1)
 
 
 def _print(reports: list[BuildReport], *, as_json: bool, dry_run: bool) -> None:

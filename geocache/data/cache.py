@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int64, UInt8
+from jaxtyping import Bool, Int64, Shaped, UInt8
 
 from geocache.data.catalog import find_cache
 from geocache.data.formats import brought_up
@@ -23,6 +23,7 @@ from geocache.data.layout import ArrayLayout, Group
 from geocache.data.objects import Address, open_objects
 from geocache.data.sealed import digest_of, unseal
 from geocache.data.store import checksum, decode_group, layout_digest, layout_from
+from geocache.data.views import ViewSet, view_set_of
 from geocache.errors import CacheError, MissingTargetError, nearest
 from geocache.geometry import knn_mask, tree_mask
 from geocache.targets import Target, target_from_name
@@ -136,15 +137,22 @@ class Cache:
             if "kind" in layout.attributes["geocache"] and self.n_built(target_name(path))
         )
 
-    def n_built(self, name: str) -> int:
-        """Return how many rows of a target (or `images`) can be read, counted from the front."""
-        layout = self.layouts.get(array_path(name))
-        return 0 if layout is None else self._front(layout)
+    def n_built(self, name: str, n_views: int | None = None) -> int:
+        """Return how many rows of a target (or `images`) can be read, counted from the front.
 
-    def _front(self, layout: ArrayLayout) -> int:
+        n_views: in the first so many views; by default in all that the array has.
+        """
+        layout = self.layouts.get(array_path(name))
+        return 0 if layout is None else self._front(layout, n_views)
+
+    def _front(self, layout: ArrayLayout, n_views: int | None = None) -> int:
         rows = self.receipts(layout)
+        held = layout.n_views or 1
+        wanted = held if n_views is None or layout.n_views is None else n_views
+        if wanted > held:
+            return 0
         fronts = []
-        for view in range(layout.n_views or 1):
+        for view in range(wanted):
             front = 0
             for group in layout.groups():
                 if group.view != view:
@@ -171,6 +179,29 @@ class Cache:
         """
         layout = self._layout(name)
         return target_from_name(name).target.for_array(layout.attributes)
+
+    @property
+    def n_views(self) -> int:
+        """The views that some target is built for, or being built for."""
+        return max((layout.n_views or 1 for layout in self.layouts.values()), default=1)
+
+    @cached_property
+    def views(self) -> ViewSet:
+        """The views that the teacher saw.
+
+        Raises ConfigError where they call a module of the user's own, which a cache may not import.
+        """
+        return view_set_of(self.identity["views"], self.n_views)
+
+    @property
+    def view_identity(self) -> dict[str, Any]:
+        """The policy and parameters of the views, as they name the cache."""
+        views: dict[str, Any] = self.identity["views"]
+        return views
+
+    def view_parameters(self, view: int, stop: int) -> Shaped[np.ndarray, "stop columns"]:
+        """Return the parameters of one view of rows [0, stop); raises as `read` does."""
+        return self.read("views", 0, stop, view)
 
     @cached_property
     def labels(self) -> Int64[np.ndarray, " n"]:

@@ -29,6 +29,7 @@ from geocache.data.store import (
     encode_group,
     group_metadata,
     layout_digest,
+    layout_from,
 )
 from geocache.errors import CacheError, StorageError
 
@@ -84,7 +85,16 @@ class CacheWriter:
         """Announce an array; raises CacheError when it exists with another layout."""
         key = f"meta/arrays/{layout.path}/zarr.json"
         metadata = array_metadata(layout)
-        if not self.objects.create(key, metadata) and self.objects.get(key) != metadata:
+        if self.objects.create(key, metadata):
+            return
+        held = self.objects.get(key)
+        if held == metadata:
+            return
+        if layout_digest(held) == layout_digest(metadata):
+            # Only the number of views differs: it grows, and never shrinks.
+            if (layout_from(layout.path, held).n_views or 1) < (layout.n_views or 1):
+                self.objects.put(key, metadata)
+        else:
             raise CacheError(
                 f"array '{layout.path}' exists with another layout (in {self.objects.root}). "
                 "Another version of geocache wrote it; use another store."
@@ -141,7 +151,9 @@ class CacheWriter:
         parts = layout.path.split("/")
         for depth in range(1, len(parts)):
             self.objects.create(f"{'/'.join(parts[:depth])}/zarr.json", group_metadata({}))
-        self.objects.create(f"{layout.path}/zarr.json", array_metadata(layout))
+        key, metadata = f"{layout.path}/zarr.json", array_metadata(layout)
+        if not self.objects.create(key, metadata) and self.objects.get(key) != metadata:
+            self.objects.put(key, metadata)
 
     def _write(self, encoded: Mapping[str, bytes]) -> None:
         for key, data in encoded.items():

@@ -8,7 +8,7 @@ import numpy as np
 
 from geocache.data.cache import Cache, array_path
 from geocache.data.layout import ArrayLayout
-from geocache.pipeline.measure import IMAGES, VALID
+from geocache.pipeline.measure import IMAGES, VALID, VIEWS
 from geocache.pipeline.request import BuildRequest
 from geocache.targets import LayerTarget
 
@@ -26,8 +26,21 @@ def wanted_arrays(
     n_rows = len(request.dataset)
     layouts = image_arrays(n_rows, image_shape, request.images)
     for wanted in request.targets:
-        layout = target_array(wanted, shapes[wanted.layer or ""], n_rows)
+        layout = target_array(wanted, shapes[wanted.layer or ""], n_rows, request.views.count)
         layouts[layout.path] = layout
+    policy = request.views.policy
+    if policy.columns:
+        n_bytes = len(policy.columns) * np.dtype(policy.dtype).itemsize
+        layouts[VIEWS] = ArrayLayout(
+            path=VIEWS,
+            dtype=policy.dtype,
+            n_rows=n_rows,
+            row_shape=(len(policy.columns),),
+            row_axes=("parameter",),
+            bytes_per_row=n_bytes,
+            n_views=request.views.count,
+            attributes={"parameters": list(policy.columns)},
+        )
     return layouts
 
 
@@ -43,7 +56,9 @@ def image_arrays(
     return layouts
 
 
-def target_array(wanted: LayerTarget, shape: tuple[int, ...], n_rows: int) -> ArrayLayout:
+def target_array(
+    wanted: LayerTarget, shape: tuple[int, ...], n_rows: int, n_views: int = 1
+) -> ArrayLayout:
     """Return the layout of a target that is measured on tensors of `shape` an image.
 
     Raises ShapeError or ConfigError when the target is not defined on that shape.
@@ -62,14 +77,14 @@ def target_array(wanted: LayerTarget, shape: tuple[int, ...], n_rows: int) -> Ar
         row_shape=storage.shape,
         row_axes=storage.axes,
         bytes_per_row=storage.bytes_per_row,
-        n_views=1,
+        n_views=n_views,
         packed=storage.packed,
         attributes={**storage.attributes, "geocache": own},
     )
 
 
 def without_longer_lists(
-    layouts: Mapping[str, ArrayLayout], cache: Cache, n_asked: int
+    layouts: Mapping[str, ArrayLayout], cache: Cache, n_asked: int, n_views: int = 1
 ) -> dict[str, ArrayLayout]:
     """Leave out neighbour lists that are the front of a longer one in the cache."""
     kept = {}
@@ -80,7 +95,7 @@ def without_longer_lists(
             for other in cache.layouts
             if is_list and other.startswith(f"{front}/knn.k")
             and int(other.rpartition(".k")[2]) > int(k)
-            and cache.n_built(other.removeprefix("targets/")) >= n_asked
+            and cache.n_built(other.removeprefix("targets/"), n_views) >= n_asked
         ]  # fmt: skip
         if not longer:
             kept[path] = layout

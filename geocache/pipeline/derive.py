@@ -54,7 +54,7 @@ def derive(
         # Any target of the layer remembers the tapped shape.
         held = next(n for n in available if n.rpartition("/")[0] == prefix.rstrip("/"))
         shape = cache.layouts[array_path(held)].attributes["geocache"]["tapped_shape"]
-        layouts[array_path(name)] = target_array(found, tuple(shape), cache.n_rows)
+        layouts[array_path(name)] = target_array(found, tuple(shape), cache.n_rows, cache.n_views)
     committed = {path: cache.receipts(layout) for path, layout in layouts.items()}
     units = plan_units(layouts.values(), committed, n_rows)
     report = BuildReport(

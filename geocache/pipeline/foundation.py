@@ -13,6 +13,7 @@ from geocache.data.cache import Cache
 from geocache.data.dataset import ImageDataset
 from geocache.data.leftovers import remove_leftovers
 from geocache.data.objects import Address, Objects
+from geocache.data.store import layout_from
 from geocache.data.writer import CacheWriter, create_cache, small_layout
 from geocache.errors import DataError, StorageError
 from geocache.pipeline.plan import plan_units
@@ -77,7 +78,11 @@ def write_rows(
 def publish_whole(writer: CacheWriter, cache: Cache) -> None:
     """Show every array that has become whole."""
     for path, layout in cache.layouts.items():
-        if not writer.objects.exists(f"{path}/zarr.json"):
+        published = f"{path}/zarr.json"
+        if (
+            not writer.objects.exists(published)
+            or layout_from(path, writer.objects.get(published)) != layout
+        ):
             committed = cache.receipts(layout)
             if not plan_units([layout], {path: committed}, layout.n_rows):
                 writer.publish(layout)

@@ -76,6 +76,7 @@ def import_targets(request: ImportRequest, progress: Progress | None = None) -> 
     }
     receipt = provenance("cpu", _BATCH_ROWS, torch.get_num_threads())
     cache = goal.open(found.sha256, layouts, receipt)
+    _check_views(cache)
     _check_shape(request, cache)
     layouts = without_longer_lists(layouts, cache, rows.n)
     committed = {path: cache.receipts(layout) for path, layout in layouts.items()}
@@ -138,6 +139,15 @@ def _layouts(request: ImportRequest, n_rows: int) -> dict[str, ArrayLayout]:
     shape = tuple(int(length) for length in request.array.shape[1:])
     layouts = (target_array(target, shape, n_rows) for target in request.targets)
     return {layout.path: layout for layout in layouts}
+
+
+def _check_views(cache: Cache) -> None:
+    policy = cache.identity["views"]["policy"]
+    if policy != "identity":
+        raise ConfigError(
+            f"a cache must be of the images as they are to import into it, got views by '{policy}' "
+            f"(cache {cache.key[:12]}). Give --dataset instead of --cache."
+        )
 
 
 def _check_shape(request: ImportRequest, cache: Cache) -> None:

@@ -16,9 +16,9 @@ from geocache.pipeline.plan import Missing, Unit
 from geocache.targets import LayerTarget, LocalFeatures, target_from_name
 from geocache.targets.affinity import Affinity
 
-__all__ = ["IMAGES", "VALID", "GroupBuffers", "Measure", "affinity_radii", "stored_trees"]
+__all__ = ["IMAGES", "VALID", "VIEWS", "GroupBuffers", "Measure", "affinity_radii", "stored_trees"]
 
-IMAGES, VALID = "images", "valid"
+IMAGES, VALID, VIEWS = "images", "valid", "views"
 
 
 def affinity_radii(targets: Iterable[LayerTarget]) -> dict[str, tuple[int, ...]]:
@@ -37,7 +37,7 @@ def stored_trees(
     trees = {}
     for layer in layers:
         name = f"{layer}/mst"
-        if cache.n_built(name) >= unit.stop:
+        if cache.n_built(name, unit.view + 1) >= unit.stop:
             trees[layer] = cache.read(name, unit.start, unit.stop, unit.view).astype(np.int32)
     return trees
 
@@ -50,7 +50,7 @@ class Measure:
         self.targets: dict[str, LayerTarget] = {
             path: target_from_name(target_name(path))
             for path in paths
-            if path not in (IMAGES, VALID)
+            if path not in (IMAGES, VALID, VIEWS)
         }
         self._radii = affinity_radii(self.targets.values())
 

@@ -15,7 +15,6 @@ from geocache.data.cache import Cache, target_name
 from geocache.data.catalog import cache_folder, store_root
 from geocache.data.identity import (
     DataIdentity,
-    ViewIdentity,
     cache_key,
     data_digest,
     identity_document,
@@ -28,7 +27,7 @@ from geocache.errors import ConfigError
 from geocache.pipeline.arrays import wanted_arrays, without_longer_lists
 from geocache.pipeline.derivation import choose_sources
 from geocache.pipeline.foundation import check_classes
-from geocache.pipeline.measure import IMAGES, VALID
+from geocache.pipeline.measure import IMAGES, VALID, VIEWS
 from geocache.pipeline.plan import Unit, missing_bytes, plan_units
 from geocache.pipeline.request import BuildReport, BuildRequest, Progress
 from geocache.pipeline.teacher import Teacher, TeacherSpec, check_probe
@@ -62,14 +61,16 @@ def prepare(request: BuildRequest, tell: Progress) -> Prepared:
     digests = dataset.digests(lambda done: tell("reading", done, len(dataset)))
     # The teacher sees RGB of one size; another size later on is an error that names the sample.
     image_shape = (*image_size(dataset, request.image), 3)
-    teacher_spec = _teacher_spec(request, image_shape)
+    request.views.policy.check(image_shape)
+    view_shape = request.views.policy.output_shape(image_shape)
+    teacher_spec = _teacher_spec(request, view_shape)
     device = _device(request.device)
     layers = tuple(sorted({t.layer for t in request.targets if t.layer}))
     with Teacher(teacher_spec, device).tap(layers) as teacher:
         identity = identity_document(
             teacher.identity(),
             DataIdentity(data_digest(digests), len(dataset), request.image.to_json()),
-            ViewIdentity(),
+            request.views.identity(),
         )
         probe, shapes = teacher.probe(), teacher.shapes()
     key = cache_key(identity)
@@ -79,8 +80,8 @@ def prepare(request: BuildRequest, tell: Progress) -> Prepared:
     cache = Cache(path) if open_objects(path).exists("zarr.json") else None
     if cache is not None:
         check_probe(cache.about["probe"], probe, key)
-        layouts = without_longer_lists(layouts, cache, n_asked)
-    units, derived, report = _plan(key, path, cache, layouts, len(dataset), n_asked)
+        layouts = without_longer_lists(layouts, cache, n_asked, request.views.count)
+    units, derived, report = _plan(request, key, path, cache, layouts)
     job = Job(
         cache_path=path,
         teacher=teacher_spec,
@@ -94,6 +95,7 @@ def prepare(request: BuildRequest, tell: Progress) -> Prepared:
         n_threads=request.n_threads or _default_threads(request),
         device=device,
         skip_bad=request.skip_bad,
+        views=request.views,
     )
     about = {
         "key": key,
@@ -108,20 +110,21 @@ def prepare(request: BuildRequest, tell: Progress) -> Prepared:
 
 
 def _plan(
+    request: BuildRequest,
     key: str,
     path: Address,
     cache: Cache | None,
     layouts: Mapping[str, ArrayLayout],
-    n_rows: int,
-    n_asked: int,
 ) -> tuple[tuple[Unit, ...], dict[str, tuple[str, ...]], BuildReport]:
+    n_rows, n_views = len(request.dataset), request.views.count
+    n_asked = min(request.limit or n_rows, n_rows)
     committed: dict[str, dict[tuple[int, int], int]] = {}
     whole: tuple[str, ...] = ()
     if cache is not None:
         committed = {p: cache.receipts(layout) for p, layout in layouts.items()}
-        whole = tuple(n for n in cache.target_names() if cache.n_built(n) >= n_asked)
+        whole = tuple(n for n in cache.target_names() if cache.n_built(n, n_views) >= n_asked)
     units = tuple(plan_units(layouts.values(), committed, n_asked))
-    missing = {m.path for unit in units for m in unit.missing} - {IMAGES, VALID}
+    missing = {m.path for unit in units for m in unit.missing} - {IMAGES, VALID, VIEWS}
     names = [target_name(p) for p in sorted(missing)]
     derived = choose_sources(names, whole)
     report = BuildReport(

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from geocache.data.dataset import ImageDataset
 from geocache.data.images import ImageSpec
 from geocache.data.objects import Address
+from geocache.data.views import ViewSet
 from geocache.errors import ConfigError
 from geocache.targets import LayerTarget
 
@@ -23,6 +24,7 @@ Progress = Callable[[str, int, int], None]
 class BuildRequest:
     """What to build, from what, and how.
 
+    views: which augmented views of each image the teacher answers.
     images: store the pixels; None stores them up to 64 x 64. limit: only the first rows.
     batch_size: images a forward pass; None takes 64 on a CPU, whose caches larger ones overflow
     (ResNet-20 runs 1.4 times faster than at 256), and 512 on a GPU.
@@ -39,6 +41,7 @@ class BuildRequest:
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     image: ImageSpec = field(default_factory=ImageSpec)
     evaluation: ImageDataset | None = None
+    views: ViewSet = field(default_factory=ViewSet)
     store: str | Path | None = None
     images: bool | None = None
     limit: int | None = None

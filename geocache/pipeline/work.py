@@ -27,12 +27,14 @@ from geocache.data.dataset import ImageDataset
 from geocache.data.images import ImageSpec, read_rows
 from geocache.data.layout import ArrayLayout
 from geocache.data.objects import Address
+from geocache.data.views import ViewSet
 from geocache.data.writer import CacheWriter
 from geocache.errors import DataError, GeocacheError, StorageError
 from geocache.pipeline.derivation import derive_rows
-from geocache.pipeline.measure import IMAGES, VALID, GroupBuffers, Measure, stored_trees
+from geocache.pipeline.measure import IMAGES, VALID, VIEWS, GroupBuffers, Measure, stored_trees
 from geocache.pipeline.plan import Unit
 from geocache.pipeline.teacher import Teacher, TeacherSpec, load_teacher
+from geocache.pipeline.unit_views import UnitViews
 
 __all__ = ["BUSY_WAIT_S", "Job", "Outcome", "provenance", "run_unit"]
 
@@ -61,6 +63,7 @@ class Job:
     """Targets that follow from stored ones, and from which; the others need the teacher."""
     device: str = "cpu"
     skip_bad: bool = False
+    views: ViewSet = field(default_factory=ViewSet)
 
 
 @dataclass(frozen=True)
@@ -134,6 +137,7 @@ class _Worker:
         self.measure = Measure(m.path for m in self.missing)
         derived = {array_path(name): sources for name, sources in job.derived.items()}
         self.groups = GroupBuffers(writer, job.layouts, unit.missing, derived)
+        self.views = UnitViews(job.views, self.cache, unit, job.image_shape)
         self.bad: dict[int, str] = {}
 
     def run(self) -> Outcome:
@@ -155,9 +159,11 @@ class _Worker:
                 IMAGES: images[: stop - start],
                 VALID: np.array([i not in bad for i in range(stop - start)]),
             }
+            if VIEWS in self.job.layouts:
+                computed[VIEWS] = self.views.parameters(start, stop)
             if teacher is not None:
-                trees = self._trees(start, stop)
-                computed.update(self.measure(teacher.run(images), start, stop, bad, trees))
+                tensors = teacher.run(self.views.make(images, start))
+                computed.update(self.measure(tensors, start, stop, bad, self._trees(start, stop)))
             self.groups.store(computed, start, stop, self.bad)
 
     def _teacher(self) -> Teacher:
@@ -214,7 +220,9 @@ class _Worker:
         n_bytes = (self.unit.stop - self.unit.start) * math.prod(self.job.image_shape)
         if n_bytes > _STORED_BYTES or any(m.path in (IMAGES, VALID) for m in self.missing):
             return None
-        if min(self.cache.n_built(IMAGES), self.cache.n_built(VALID)) < self.unit.stop:
+        # Another view's unit may just have stored them: look afresh.
+        cache = Cache(self.job.cache_path)
+        if min(cache.n_built(IMAGES), cache.n_built(VALID)) < self.unit.stop:
             return None
         return self.cache.read(IMAGES, self.unit.start, self.unit.stop)
 

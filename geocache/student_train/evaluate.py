@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from geocache.data.views import ViewPolicy
 from geocache.errors import ConfigError, NumericError
 from geocache.models import build_model
 from geocache.student_train.checkpoint import load_checkpoint
@@ -69,7 +70,7 @@ class EvaluationSet:
     """Images and labels kept on a device, for evaluating again and again.
 
     Arguments: `images` uint8 (n, H, W, 3); `labels` int64 (n,), -1 unlabelled; `mean` and `std` on
-    pixels from 0 to 1.
+    pixels from 0 to 1; `policy`, whose views' size the images are brought to, whole.
     """
 
     def __init__(
@@ -80,7 +81,9 @@ class EvaluationSet:
         mean: tuple[float, ...],
         std: tuple[float, ...],
         device: str | torch.device = "cpu",
+        policy: ViewPolicy | None = None,
     ) -> None:
+        self._policy = policy
         self._images = torch.tensor(images, device=device).permute(0, 3, 1, 2).contiguous()
         self._labels = torch.tensor(labels, dtype=torch.int64, device=device)
         self._scale, self._shift = normalisation(mean, std, torch.device(device))
@@ -88,7 +91,10 @@ class EvaluationSet:
     def batches(self) -> Iterable[tuple[Tensor, Tensor]]:
         """Yield (normalised images, labels), in order."""
         for part in batch_bounds(len(self._labels), _BATCH):
-            yield normalise(self._images[part], self._scale, self._shift), self._labels[part]
+            pixels = self._images[part]
+            if self._policy is not None:
+                pixels = self._policy.whole(pixels)
+            yield normalise(pixels, self._scale, self._shift), self._labels[part]
 
     def measure(self, model: nn.Module) -> Evaluation:
         """Evaluate `model`, which must be on the same device."""
@@ -103,10 +109,14 @@ def evaluate(
     mean: tuple[float, ...],
     std: tuple[float, ...],
     device: str | torch.device = "cpu",
+    policy: ViewPolicy | None = None,
 ) -> Evaluation:
-    """Evaluate `model` on uint8 images (n, H, W, 3) and labels (n,); raises as `measure` does."""
-    model = model.to(device)
-    return EvaluationSet(images, labels, mean=mean, std=std, device=device).measure(model)
+    """Evaluate `model` on uint8 images (n, H, W, 3) and labels (n,); raises as `measure` does.
+
+    policy: views whose size the images are brought to.
+    """
+    whole = EvaluationSet(images, labels, mean=mean, std=std, device=device, policy=policy)
+    return whole.measure(model.to(device))
 
 
 def load_student(
@@ -142,14 +152,16 @@ def evaluate_run(
     Raises CheckpointError without a checkpoint, ConfigError without evaluation images.
     """
     model, state = load_student(out, which)
+    recipe = Recipe.model_validate_json(state["recipe"])
     if source is not None and source.eval_images is not None and source.eval_labels is not None:
         images, labels = source.eval_images, source.eval_labels
     else:
-        arrays = eval_arrays(Recipe.model_validate_json(state["recipe"]))
+        arrays = eval_arrays(recipe)
         if arrays is None:
             raise ConfigError(
                 f"run must have an evaluation split, got none ('{out}'). Set data.eval_split."
             )
         images, labels = arrays
     mean, std = tuple(state["mean"]), tuple(state["std"])
-    return evaluate(model, images, labels, mean=mean, std=std, device=device)
+    policy = recipe.data.views.build().policy
+    return evaluate(model, images, labels, mean=mean, std=std, device=device, policy=policy)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from geocache.data.views import ViewSet
 from geocache.errors import CacheError, ConfigError
 from geocache.student_train.source import Decoder, Source
 
@@ -109,10 +110,24 @@ class Instructors:
             for target in source.target_names()
         )
 
-    def n_built(self, name: str) -> int:
+    @property
+    def views(self) -> ViewSet:
+        """Return the views, the same in each."""
+        return self._first.views
+
+    @property
+    def view_identity(self) -> Mapping[str, Any]:
+        """Return the policy and parameters of the views, the same in each."""
+        return self._first.view_identity
+
+    def view_parameters(self, view: int, stop: int) -> NDArray[Any]:
+        """Return the parameters of one view of rows [0, stop), the same in each."""
+        return self._first.view_parameters(view, stop)
+
+    def n_built(self, name: str, n_views: int | None = None) -> int:
         """Return the rows of a target, or of the first cache's `images`."""
         source, target = self._find(name)
-        return source.n_built(target)
+        return source.n_built(target, n_views)
 
     def read(self, name: str, start: int, stop: int, view: int = 0) -> NDArray[Any]:
         """Return rows of a target, or of the first cache's `images`."""

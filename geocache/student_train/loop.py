@@ -137,7 +137,7 @@ def _test_set(setup: Setup) -> EvaluationSet | None:
         return None
     return EvaluationSet(
         source.eval_images, source.eval_labels,
-        mean=source.mean, std=source.std, device=setup.device,
+        mean=source.mean, std=source.std, device=setup.device, policy=setup.loader.views.policy,
     )  # fmt: skip
 
 
@@ -171,7 +171,7 @@ def _start_record(recipe: Recipe, setup: Setup, state: RunState) -> dict[str, An
 def _evaluate(recipe: Recipe, setup: Setup, test_set: EvaluationSet | None) -> dict[str, Any]:
     found: dict[str, Evaluation] = {}
     if setup.validation is not None:
-        batches = ((batch.images, batch.labels) for batch in setup.validation.in_order())
+        batches = ((batch.images, batch.labels) for batch in setup.validation.in_order(None))
         found["validation"] = measure(setup.student, batches)
     if test_set is not None:
         found["test"] = test_set.measure(setup.student)

@@ -18,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from geocache.data.views import ViewSet, build_policy
 from geocache.errors import ConfigError
 from geocache.student_train.losses import Loss, build_loss
 from geocache.student_train.schedules import WeightSchedule
@@ -46,11 +47,36 @@ class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
-class ViewsTable(_Table):
-    """Augmentation that teacher and student see alike; for now the images as they are."""
+def _with_options(model: type[BaseModel], table: Any) -> Any:
+    """Move the keys that are no fields of the table's into its `options`."""
+    if not isinstance(table, dict):
+        return table
+    own = {key: table[key] for key in table if key in model.model_fields and key != "options"}
+    rest = {key: table[key] for key in table if key not in model.model_fields}
+    return {**own, "options": {**table.get("options", {}), **rest}}
 
-    policy: Literal["identity"] = "identity"
-    count: Literal[1] = 1
+
+class ViewsTable(_Table):
+    """Augmentation that teacher and student see alike: a policy, its options, how many views.
+
+    Epoch e uses view `(e + offset) mod count`; without a teacher every epoch draws a new one.
+    """
+
+    policy: str = "identity"
+    count: int = Field(default=1, ge=1)
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    offset: int = Field(default=0, ge=0)
+    options: dict[str, Any] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_options(cls, table: Any) -> Any:
+        """Take the keys that are not the table's own for options of the policy."""
+        return _with_options(cls, table)
+
+    def build(self) -> ViewSet:
+        """Return the views. Raises UnknownNameError and ConfigError as `build_policy` does."""
+        return ViewSet(build_policy(self.policy, self.options), self.seed, self.count)
 
 
 class DataTable(_Table):
@@ -150,11 +176,7 @@ class LossTable(_Table):
     @classmethod
     def _gather_options(cls, table: Any) -> Any:
         """Take the keys that are not a term's own for options of its loss."""
-        if not isinstance(table, dict):
-            return table
-        own = {key: table[key] for key in table if key in cls.model_fields and key != "options"}
-        rest = {key: table[key] for key in table if key not in cls.model_fields}
-        return {**own, "options": {**table.get("options", {}), **rest}}
+        return _with_options(cls, table)
 
     def build(self) -> Loss:
         """Return the loss itself. Raises UnknownNameError and ConfigError as `build_loss` does."""

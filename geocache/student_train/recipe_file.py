@@ -145,11 +145,6 @@ def _explain(error: ValidationError, where: str) -> GeocacheError:
             f"recipe keys must be among {', '.join(known)}, got '{key}' ({place})."
             f"{nearest(key, known)}{more}"
         )
-    if table == "data.views":
-        return ConfigError(
-            "data.views must be {policy = 'identity', count = 1} in this version, got "
-            f"{key} = {first['input']!r} ({place}). Leave views out.{more}"
-        )
     if first["type"] == "missing" and isinstance(first["loc"][-1], str):
         name = f"[{key}]" if key in _TABLES else f"'{key}'"
         return ConfigError(f"recipe must have {name}, got none ({place}). Add it.{more}")
@@ -183,6 +178,7 @@ def _short(value: Any) -> str:
 def _check_names(recipe: Recipe) -> None:
     _known(recipe.data.dataset, dataset_names(), "data.dataset")
     _known(recipe.student.model, model_names(), "student.model")
+    recipe.data.views.build()
     for teacher in recipe.teacher:
         if teacher.model is not None:
             _known(teacher.model, model_names(), f"[teacher] '{teacher.name}' model")

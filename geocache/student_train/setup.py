@@ -69,7 +69,8 @@ def prepare(recipe: Recipe, sources: Source | Mapping[str, Source] | None) -> Se
     rows = None if limit is None else usable_rows(source, limit)
     whole = Loader(
         source, targets, batch_size=recipe.train.batch_size, seed=recipe.train.seed, rows=rows,
-        device=device,
+        device=device, views=recipe.data.views.build(), view_offset=recipe.data.views.offset,
+        fresh_views=not teachers,
     )  # fmt: skip
     loader, validation = _split(recipe, whole)
     student = build_student(recipe, len(source.classes), whole.image_shape).to(device)

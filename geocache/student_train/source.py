@@ -6,7 +6,10 @@ cross-entropy alone where there is no cache yet: a teacher that is still to be t
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -17,6 +20,7 @@ from torch import Tensor
 from geocache.data.dataset import ImageDataset
 from geocache.data.datasets import open_dataset
 from geocache.data.images import ImageSpec, read_rows
+from geocache.data.views import ViewSet
 from geocache.errors import DataError, MissingTargetError
 from geocache.student_train.recipe import IMAGENET_MEAN, IMAGENET_STD, Recipe
 
@@ -55,8 +59,13 @@ class Source(Protocol):
     def eval_images(self) -> NDArray[np.uint8] | None: ...
     @property
     def eval_labels(self) -> NDArray[np.int64] | None: ...
+    @property
+    def views(self) -> ViewSet: ...
+    @property
+    def view_identity(self) -> Mapping[str, Any]: ...
     def target_names(self) -> tuple[str, ...]: ...
-    def n_built(self, name: str, /) -> int: ...
+    def n_built(self, name: str, n_views: int | None = None, /) -> int: ...
+    def view_parameters(self, view: int, stop: int, /) -> NDArray[Any]: ...
     def read(self, name: str, start: int, stop: int, view: int = 0) -> NDArray[Any]: ...
     def decoder(self, name: str, /) -> Decoder: ...
 
@@ -73,6 +82,7 @@ class ArraySource:
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
+    views: ViewSet = field(default_factory=ViewSet)
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     eval_images: NDArray[np.uint8] | None = None
@@ -98,7 +108,23 @@ class ArraySource:
         """Return no names: there is no teacher."""
         return ()
 
-    def n_built(self, name: str) -> int:
+    @property
+    def view_identity(self) -> Mapping[str, Any]:
+        """Return the policy and parameters of the views."""
+        return asdict(self.views.identity())
+
+    def view_parameters(self, view: int, stop: int) -> NDArray[Any]:
+        """Draw the parameters of any view: without a teacher nothing limits their number."""
+        height, width, channels = self.images.shape[1:]
+        return self.views.parameters(self._digests[:stop], view, (height, width, channels))
+
+    @cached_property
+    def _digests(self) -> NDArray[np.uint8]:
+        """Return the SHA-256 of each image's pixels."""
+        hashed = (hashlib.sha256(image.tobytes()).digest() for image in self.images)
+        return np.frombuffer(b"".join(hashed), np.uint8).reshape(-1, 32)
+
+    def n_built(self, name: str, n_views: int | None = None) -> int:
         """Return the rows of `images`; nothing else is there."""
         return self.n_rows if name == "images" else 0
 
@@ -162,6 +188,7 @@ def dataset_source(recipe: Recipe, *, threads: int = 2) -> ArraySource:
         images=images,
         labels=dataset.labels,
         classes=dataset.classes,
+        views=recipe.data.views.build(),
         mean=mean,
         std=std,
         eval_images=None if evaluation is None else evaluation[0],

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from jaxtyping import Float, Int64, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
+from geocache.data.views import ViewSet
 from geocache.errors import ConfigError, MissingTargetError, nearest
 from geocache.student_train.order import batch_bounds, epoch_order
 from geocache.student_train.source import Decoder, Source
@@ -84,11 +85,14 @@ class Loader:
     Arguments: `cache`, what `geocache.open` returns; `targets`, names such as `logits` or
     `layer2/mst`; `batch_size` and `seed`; `rows`, those to use (by default all, and then all must
     be built; invalid ones are left out either way); `device`, where the arrays are kept and the
-    batches appear.
+    batches appear; `views`, by default those of the cache, of which epoch e takes view
+    `(e + view_offset) mod views.count`; with `fresh_views` every epoch takes a new one, for which
+    no teacher has an answer.
 
     Raises MissingTargetError for a target that the cache lacks or does not hold for all those
-    rows, ConfigError for a bad batch size or for no rows at all. Memory: the stored bytes of the
-    images and targets up to the last row used.
+    rows and views, ConfigError for a bad batch size, for no rows at all, for views of another
+    policy than the cache's, and for targets of fresh views. Memory: the stored bytes of the images,
+    and of the targets in every view, up to the last row used.
     """
 
     def __init__(
@@ -99,7 +103,11 @@ class Loader:
         seed: int = 0,
         rows: Sequence[int] | NDArray[np.int64] | None = None,
         device: str | torch.device = "cpu",
+        views: ViewSet | None = None,
+        view_offset: int = 0,
+        fresh_views: bool = False,
     ) -> None:
+        self._set_views(cache, views, view_offset, fresh=fresh_views, targets=targets)
         if batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, got {batch_size}.")
         usable = usable_rows(cache)
@@ -117,22 +125,66 @@ class Loader:
         n_read = cache.n_rows if rows is None else int(wanted[-1]) + 1
         held = {name: find_target(cache, name) for name in self.targets}
         for name in ("images", *held.values()):
-            _check_built(cache, name, n_read)
+            _check_built(cache, name, n_read, self.views.count)
         self._decoders: dict[str, Decoder] = {n: cache.decoder(h) for n, h in held.items()}
         # NCHW once, here: the step then gathers and normalises contiguous memory.
         images = torch.from_numpy(_writable(cache.read("images", 0, n_read)))
         self._images = images.permute(0, 3, 1, 2).contiguous().to(self.device)
-        self._stored = {n: self._resident(cache.read(h, 0, n_read)) for n, h in held.items()}
+        self._stored = {
+            n: [self._resident(cache.read(h, 0, n_read, view)) for view in range(self.views.count)]
+            for n, h in held.items()
+        }
         self._labels = self._resident(cache.labels[:n_read].astype(np.int64))
         self._scale, self._shift = normalisation(cache.mean, cache.std, self.device)
+
+    def _set_views(
+        self,
+        cache: Source,
+        views: ViewSet | None,
+        offset: int,
+        *,
+        fresh: bool,
+        targets: Sequence[str],
+    ) -> None:
+        # A user's own transform is imported where the caller names it, never because a cache does.
+        self.views = views or cache.views
+        wanted, held = asdict(self.views.identity()), dict(cache.view_identity)
+        if not fresh and wanted != held:
+            raise ConfigError(
+                f"views must be those that the teacher saw, got {wanted['policy']} "
+                f"{wanted['parameters']} where the cache has {held['policy']} "
+                f"{held['parameters']} ({cache.key[:12]}). Set [data] views alike and build."
+            )
+        if fresh and targets:
+            raise ConfigError(
+                f"fresh views must go without targets, which answer other pixels, got "
+                f"{', '.join(targets)}. Leave fresh_views out."
+            )
+        self._view_offset, self._fresh = offset, fresh
+        self._read_parameters = cache.view_parameters
+        self._parameters: dict[int, Tensor] = {}
+
+    def view_of(self, epoch: int) -> int:
+        """Return the view that an epoch (counted from 0) takes."""
+        number = epoch + self._view_offset
+        return number if self._fresh else number % self.views.count
+
+    def _view_parameters(self, view: int) -> Tensor:
+        """Return the parameters of all rows in a view; of fresh views only the last is kept."""
+        if view not in self._parameters:
+            if self._fresh:
+                self._parameters.clear()
+            self._parameters[view] = self._resident(self._read_parameters(view, len(self._labels)))
+        return self._parameters[view]
 
     def _resident(self, stored: NDArray[Any]) -> Tensor:
         return torch.from_numpy(_writable(stored)).to(self.device)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Return (channels, height, width)."""
+        """Return (channels, height, width) of a batch's images."""
         channels, height, width = self._images.shape[1:]
+        height, width, channels = self.views.policy.output_shape((height, width, channels))
         return channels, height, width
 
     def __len__(self) -> int:
@@ -147,15 +199,21 @@ class Loader:
             part.targets, part._stored = (), {}
         return part
 
-    def batch(self, rows: NDArray[np.int64]) -> Batch:
-        """Gather and decode these rows."""
+    def batch(self, rows: NDArray[np.int64], view: int | None = 0) -> Batch:
+        """Gather and decode these rows in a view; None stands for whole images, without targets."""
         index: Int64[Tensor, " batch"] = torch.from_numpy(rows).to(self.device, non_blocking=True)
+        pixels, policy = self._images.index_select(0, index), self.views.policy
+        if view is None:
+            pixels = policy.whole(pixels)
+        elif not self.views.is_plain:
+            pixels = policy.apply(pixels, self._view_parameters(view).index_select(0, index))
+        targets = {} if view is None else self._stored
         return Batch(
-            images=normalise(self._images.index_select(0, index), self._scale, self._shift),
+            images=normalise(pixels, self._scale, self._shift),
             labels=self._labels.index_select(0, index),
             targets={
-                name: self._decoders[name].decode(_gather(stored, index))
-                for name, stored in self._stored.items()
+                name: self._decoders[name].decode(_gather(stored[view or 0], index))
+                for name, stored in targets.items()
             },
             rows=index,
         )
@@ -166,13 +224,14 @@ class Loader:
         With `drop_single` a last batch of one row is left out (batch norm cannot train on it).
         """
         order = epoch_order(self.rows, seed=self.seed, epoch=epoch)
+        view = self.view_of(epoch)
         for part in batch_bounds(len(order), self.batch_size, drop_single=drop_single):
-            yield self.batch(order[part])
+            yield self.batch(order[part], view)
 
-    def in_order(self) -> Iterator[Batch]:
-        """Yield every row once in the cache's order, as evaluation wants it."""
+    def in_order(self, view: int | None = 0) -> Iterator[Batch]:
+        """Yield every row once in the cache's order; None gives whole images, for evaluation."""
         for part in batch_bounds(len(self.rows), self.batch_size):
-            yield self.batch(self.rows[part])
+            yield self.batch(self.rows[part], view)
 
 
 def _writable(stored: NDArray[Any]) -> NDArray[Any]:
@@ -203,11 +262,12 @@ def find_target(cache: Source, name: str) -> str:
     )
 
 
-def _check_built(cache: Source, name: str, n_read: int) -> None:
-    n_built = cache.n_built(name)
+def _check_built(cache: Source, name: str, n_read: int, n_views: int) -> None:
+    n_built = cache.n_built(name, n_views)
     if n_built < n_read:
+        of_views = f" in {n_views} views" if n_views > 1 else ""
         raise MissingTargetError(
-            f"cache must hold '{name}' for all rows that are used, {n_read}, got {n_built} "
-            f"({cache.key[:12]}). Let `geocache build` finish, or use the first {n_built} rows "
-            f"(data.limit = {n_built}, rows=range({n_built}))."
+            f"cache must hold '{name}' for all rows that are used, {n_read}{of_views}, got "
+            f"{n_built} ({cache.key[:12]}). Let `geocache build` finish, or use the first "
+            f"{n_built} rows (data.limit = {n_built}, rows=range({n_built}))."
         )

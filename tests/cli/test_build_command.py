@@ -206,3 +206,21 @@ def test_deriving_in_a_named_cache_needs_neither_teacher_nor_data(
     assert run("build", "--cache", key, "--target", "mst@layer2", "--dataset", "digits").code == 2
     again = build("--target", "gram@layer2")
     assert "teacher" in again.out and "derived" in again.out and "layer2/gram" in again.out
+
+
+def test_views_are_built_from_flags_and_from_a_recipe(
+    run: Any, build: Callable[..., Any], recipe: Path
+) -> None:
+    flags = ("--views", 2, "--view-policy", "crop_flip:pad=1", "--json")
+    built = json.loads(build(*flags).out)
+    shown = json.loads(run("show", built["key"], "--json").out)
+    assert shown["views"] == {"policy": "crop_flip", "parameters": {"pad": 1, "seed": 0}}
+    (array,) = [array for array in shown["arrays"] if array["name"] == "logits"]
+    assert array["shape"][0] == 2
+    views = ('data.views={policy = "crop_flip", pad = 1, count = 2}',)
+    assert run("build", recipe, "--set", *views, "--executor", "serial").code == 0
+    assert run("train", recipe, "--set", *views).code == 0
+    refused = run("train", recipe, "--set", views[0].replace("pad = 1", "pad = 2"), "--out", "two")
+    assert refused.code == 1 and "must be built before training" in refused.error
+    named = run("train", recipe, "--out", "three", "--cache", built["key"])
+    assert named.code == 1 and "views must be those that the teacher saw" in named.error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -92,3 +93,12 @@ class TinyTeacher(nn.Module):
 def teacher(n_classes: int, bias: float | list[float] = 0.0, poison: float = 0.0) -> nn.Module:
     """Return a TinyTeacher: `bias` is added to all logits, `poison` to those of few images."""
     return TinyTeacher(n_classes, bias, poison)
+
+
+def solarise() -> Callable[[Tensor], Tensor]:
+    """Return a transform of one's own: it inverts bright pixels half of the time."""
+
+    def transform(image: Tensor) -> Tensor:
+        return torch.where(image > 127, 255 - image, image) if torch.rand(()) < 0.5 else image
+
+    return transform

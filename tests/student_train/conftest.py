@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from geocache.data.views import ViewSet
 from geocache.geometry import affinity_contrast, minimum_spanning_tree, nearest_neighbours
 from geocache.student_train import Recipe, parse_recipe
 
@@ -65,7 +66,16 @@ class MemoryCache:
     def target_names(self) -> tuple[str, ...]:
         return tuple(name for name in self.arrays if name != "images")
 
-    def n_built(self, name: str, /) -> int:
+    views: ViewSet = field(default_factory=ViewSet)
+
+    @property
+    def view_identity(self) -> dict[str, Any]:
+        return asdict(self.views.identity())
+
+    def view_parameters(self, view: int, stop: int, /) -> Any:
+        return self.arrays["views"][view, :stop]
+
+    def n_built(self, name: str, n_views: int | None = None, /) -> int:
         return self.built.get(name, self.n_rows)
 
     def read(self, name: str, start: int, stop: int, view: int = 0) -> Any:

@@ -152,9 +152,10 @@ BAD = [
     ("train.device", "gpu", ConfigError, "'device' must"),
     ("data.size", "big", ConfigError, "'size' must be"),
     ("data.size", 0, ConfigError, "'size' must be a positive number of pixels"),
-    ("data.views", {"policy": "crop_flip"}, ConfigError, "views must be .*policy = 'crop_flip'"),
-    ("data.views", {"count": 4}, ConfigError, "data.views must be .*count = 4"),
-    ("data.views", {"pad": 4}, UnknownNameError, r"got 'pad' \(\[data.views\] of recipe\)"),
+    ("data.views", {"policy": "crop_flop"}, UnknownNameError, "'crop_flop'. Did you mean 'crop_f"),
+    ("data.views", {"count": 4}, ConfigError, r"must be 1 with policy 'identity'.*\(recipe\)"),
+    ("data.views", {"count": 0}, ConfigError, r"'count' must be .* \(\[data.views\] of recipe\)"),
+    ("data.views", {"policy": "flip", "pad": 4}, UnknownNameError, "among none, got 'pad'"),
     ("data.dataset", "cifar", UnknownNameError, "data.dataset must be one of .*got 'cifar'"),
     ("teacher.modle", "x", UnknownNameError, r"\[teacher\].*Did you mean 'model'\?"),
     ("teacher.model", "resnet21", UnknownNameError, "model must.*got 'resnet21'. Did you mean 're"),
@@ -216,3 +217,10 @@ def test_a_teacher_is_a_network_or_the_cache_of_imported_targets(tmp_path: Path)
         changed = TOML.replace('model = "resnet20"\nweights = "r20.th"\n', teacher)
         with pytest.raises(ConfigError, match=words):
             load_recipe(_write(tmp_path, changed))
+
+
+def test_views_stand_in_the_recipe(tables: dict[str, Any]) -> None:
+    tables["data"]["views"] = {"policy": "crop_flip", "pad": 2, "count": 4, "seed": 7}
+    views = parse_recipe(tables).data.views
+    assert (views.count, views.offset, views.build().policy.configuration) == (4, 0, {"pad": 2})
+    assert views.build().identity().parameters == {"pad": 2, "seed": 7}

@@ -231,3 +231,23 @@ def test_a_teacher_to_be_is_trained_without_a_cache(tmp_path: Path) -> None:
     assert result.validation_accuracy is not None and result.test_accuracy is not None
     assert evaluate_run(tmp_path).accuracy == result.test_accuracy
     assert load_student(tmp_path)[1]["mean"] == [0.485, 0.456, 0.406]
+
+
+def test_without_a_teacher_every_epoch_draws_a_new_view(
+    tables: dict[str, Any], tmp_path: Path
+) -> None:
+    """Online augmentation: more views than any cache has, the same again for the same seed."""
+    del tables["teacher"]
+    tables["loss"] = tables["loss"][:1]
+    tables["data"] |= {
+        "limit": 40,
+        "views": {"policy": "crop_flip", "pad": 2},
+        "options": {"n": 60},
+    }
+    tables["student"] = {"model": "simple_cnn"}
+    first = train(parse_recipe(tables), None, tmp_path / "first")
+    again = train(parse_recipe(tables), None, tmp_path / "again")
+    assert first.term_sizes == again.term_sizes
+    tables["data"]["views"]["offset"] = 1
+    other = train(parse_recipe(tables), None, tmp_path / "other")
+    assert other.term_sizes != first.term_sizes

@@ -2,5 +2,14 @@
 
 from geocache.data.views._base import ViewPolicy, uniform_draws
 from geocache.data.views._registry import build_policy, policy_names
+from geocache.data.views._set import ViewSet, make_views, view_set_of
 
-__all__ = ["ViewPolicy", "build_policy", "policy_names", "uniform_draws"]
+__all__ = [
+    "ViewPolicy",
+    "ViewSet",
+    "build_policy",
+    "make_views",
+    "policy_names",
+    "uniform_draws",
+    "view_set_of",
+]

@@ -54,6 +54,10 @@ class ViewPolicy(ABC):
     def check(self, image_shape: tuple[int, int, int]) -> None:  # noqa: B027 most need none
         """Raise ConfigError where the policy is not defined on images of this shape."""
 
+    def whole(self, images: UInt8[Tensor, "batch 3 h w"]) -> UInt8[Tensor, "batch 3 h2 w2"]:
+        """Bring images to the views' size without augmentation, as validation wants them."""
+        return images
+
     def draw(
         self,
         digests: UInt8[np.ndarray, "n 32"],
@@ -64,6 +68,11 @@ class ViewPolicy(ABC):
         """Return the parameters of one view of each sample, in the stored type."""
         draws = uniform_draws(digests, view, seed, self.n_draws)
         return self.parameters(draws, image_shape).astype(self.dtype)
+
+    @property
+    def name(self) -> str:
+        """The registered name: the module's."""
+        return type(self).__module__.rpartition(".")[2]
 
     @property
     def configuration(self) -> dict[str, Any]:

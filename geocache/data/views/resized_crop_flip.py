@@ -83,6 +83,15 @@ class ResizedCropFlip(ViewPolicy):
         np.rint(sides, out=sides)
         return sides
 
+    def whole(self, images: UInt8[Tensor, "batch 3 h w"]) -> UInt8[Tensor, "batch 3 h2 w2"]:
+        """Bring whole images to the size asked for."""
+        height, width = images.shape[2:]
+        size = self._size((height, width, 3))
+        if size == (height, width):
+            return images
+        boxes = torch.tensor([[0, 0, height, width]], device=images.device, dtype=torch.float32)
+        return resample_boxes(images, boxes.expand(len(images), -1), size)
+
     def apply(
         self, images: UInt8[Tensor, "batch 3 h w"], parameters: Shaped[Tensor, "batch columns"]
     ) -> UInt8[Tensor, "batch 3 h2 w2"]:
