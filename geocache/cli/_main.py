@@ -92,7 +92,8 @@ def main(args: Sequence[str] | None = None) -> int:
         click.echo("geocache: interrupted: nothing was changed.", err=True)
         return _INTERRUPTED
     except GeocacheError as error:
-        click.echo(f"geocache: {' '.join(str(error).split())}", err=True)
+        line = " ".join(str(error).split())
+        click.echo(f"geocache: {line if line.isprintable() else ascii(line)[1:-1]}", err=True)
         return 1
     except BrokenPipeError:
         # The reader (head, less) has enough; Python would complain once more at exit.

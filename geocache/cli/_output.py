@@ -5,18 +5,26 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-__all__ = ["command_line", "percent", "print_json", "print_pairs", "print_table", "size_text"]
+__all__ = [
+    "command_line",
+    "label_text",
+    "percent",
+    "print_json",
+    "print_pairs",
+    "print_table",
+    "size_text",
+]
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print aligned columns; those that hold numbers alone stand to the right."""
-    cells = [[str(value) for value in row] for row in rows]
+    cells = [[_printable(value) for value in row] for row in rows]
     widths = [
         max(len(name), *(len(row[i]) for row in cells)) if cells else len(name)
         for i, name in enumerate(header)
@@ -37,7 +45,19 @@ def print_pairs(pairs: dict[str, object]) -> None:
     """Print `name  value` lines with the values aligned."""
     width = max(map(len, pairs))
     for name, value in pairs.items():
-        click.echo(f"{name.ljust(width)}  {value}")
+        click.echo(f"{name.ljust(width)}  {_printable(value)}")
+
+
+def _printable(value: object) -> str:
+    """Return text that cannot steer a terminal, whatever a cache from elsewhere says of itself."""
+    text = str(value)
+    return text if text.isprintable() else ascii(text)[1:-1]
+
+
+def label_text(about: Mapping[str, Any]) -> str:
+    """Return a cache's name, pin and note as one text, empty where it has none of them."""
+    pin = "(pinned)" if about["pinned"] else ""
+    return " ".join(part for part in (about["name"], pin, about["note"]) if part)
 
 
 def print_json(document: Any) -> None:

@@ -109,7 +109,7 @@ def _cache_of(
     except MissingDataError as error:
         return _only_fitting(teacher, store, error)
     if not report.n_units:
-        return Cache(report.path)
+        return open_cache(str(report.path))
     if not open_objects(report.path).exists("zarr.json"):
         raise CacheError(
             f"cache of teacher '{teacher.name}' and this data must be built before training, got "
@@ -132,7 +132,7 @@ def _only_fitting(teacher: TeacherTable, store: str | None, reason: MissingDataE
     entries = list_caches(store_root(store))
     fitting = [c for c in (Cache(entry.path) for entry in entries) if _fits(teacher, c)]
     if len(fitting) == 1:
-        return fitting[0]
+        return open_cache(str(fitting[0].path))
     found = ", ".join(c.key[:12] for c in fitting) or "none"
     raise MissingDataError(
         f"{str(reason).rstrip('.')}. Without the data set the cache must be named, or be the only "

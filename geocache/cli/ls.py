@@ -12,7 +12,7 @@ from geocache.cli._options import as_json, store_option
 @as_json
 def command(store: str | None, as_json: bool) -> None:
     """List the caches of the store."""
-    from geocache.cli._output import print_json, print_table, size_text
+    from geocache.cli._output import label_text, print_json, print_table, size_text
     from geocache.data.cache import Cache
     from geocache.data.catalog import list_caches, store_root
     from geocache.data.summary import describe_cache
@@ -33,10 +33,11 @@ def command(store: str | None, as_json: bool) -> None:
         return
     click.echo(f"{root}:")
     print_table(
-        ("key", "teacher", "rows", "size", "targets"),
+        ("key", "name", "teacher", "rows", "size", "targets"),
         [
             (
                 about["key"][:12],
+                label_text(about) or "-",
                 about["teacher"]["model"],
                 f"{about['n_rows']:,}",
                 size_text(about["n_bytes"]),

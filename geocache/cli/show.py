@@ -12,12 +12,13 @@ from geocache.cli._options import as_json, store_option
 @store_option
 @as_json
 def command(cache: str, store: str | None, as_json: bool) -> None:
-    """Show a CACHE, given by the first letters of its key or by its path."""
-    from geocache.cli._output import print_json, print_pairs, print_table, size_text
-    from geocache.data.cache import open_cache
+    """Show a CACHE, given by its name, the first letters of its key or its path."""
+    from geocache.cli._output import label_text, print_json, print_pairs, print_table, size_text
+    from geocache.data.cache import Cache
+    from geocache.data.catalog import find_cache
     from geocache.data.summary import describe_cache
 
-    about = describe_cache(open_cache(cache, store))
+    about = describe_cache(Cache(find_cache(cache, store)))
     if as_json:
         print_json(about)
         return
@@ -26,6 +27,7 @@ def command(cache: str, store: str | None, as_json: bool) -> None:
     print_pairs(
         {
             "key": about["key"],
+            "name": label_text(about) or "none",
             "path": about["path"],
             "teacher": " ".join(
                 [teacher["model"], *(f"{k}={v}" for k, v in teacher["options"].items())]

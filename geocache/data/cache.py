@@ -23,6 +23,7 @@ from geocache.data.layout import ArrayLayout, Group
 from geocache.data.objects import Address, open_objects
 from geocache.data.sealed import digest_of, unseal
 from geocache.data.store import checksum, decode_group, layout_digest, layout_from
+from geocache.data.usage import stamp_used
 from geocache.data.views import ViewSet, view_set_of
 from geocache.errors import CacheError, MissingTargetError, nearest
 from geocache.geometry import knn_mask, tree_mask
@@ -35,11 +36,14 @@ _RECEIPT = re.compile(r"v(\d+)-g(\d{6})-r(\d{6})\.json")
 
 
 def open_cache(which: str | Path, store: str | Path | None = None) -> Cache:
-    """Open the cache at a path, or the one in `store` whose key begins with `which`.
+    """Open the cache at a path, or the one in `store` of that name or beginning of its key.
 
-    Raises CacheError when there is none, or when a newer geocache wrote it.
+    It counts as used from now on (`geocache gc`). Raises CacheError when there is none, or when a
+    newer geocache wrote it.
     """
-    return Cache(find_cache(which, store))
+    cache = Cache(find_cache(which, store))
+    stamp_used(cache.path)
+    return cache
 
 
 def array_path(name: str) -> str:

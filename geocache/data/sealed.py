@@ -13,7 +13,7 @@ from typing import Any
 
 from geocache.errors import CacheError
 
-__all__ = ["digest_of", "seal", "unseal"]
+__all__ = ["digest_of", "parse_json", "seal", "unseal"]
 
 _FIELD = "sha256"
 
@@ -25,6 +25,18 @@ def digest_of(document: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def parse_json(data: bytes) -> Any:
+    """Parse JSON; raise ValueError for what is none, for NaN and Infinity, and for deep nesting."""
+    try:
+        return json.loads(data, parse_constant=_no_number)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"JSON has no {name}")
+
+
 def seal(document: Mapping[str, Any]) -> bytes:
     """Return the document's bytes with its digest inside."""
     whole = {**document, _FIELD: digest_of(document)}
@@ -34,7 +46,7 @@ def seal(document: Mapping[str, Any]) -> bytes:
 def unseal(data: bytes, key: str) -> dict[str, Any]:
     """Return the document; raise CacheError, naming the object, unless every byte is as sealed."""
     try:
-        document = json.loads(data)
+        document = parse_json(data)
         whole = seal(document) == data
     except (ValueError, TypeError, AttributeError, RecursionError):
         whole = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from geocache.data.cache import Cache, target_name
+from geocache.data.labels import read_label
 from geocache.data.layout import ArrayLayout
 from geocache.data.objects import Objects
 
@@ -15,10 +16,14 @@ def describe_cache(cache: Cache) -> dict[str, Any]:
     """Return a cache's identity, rows, arrays and sizes as a JSON document."""
     arrays = [describe_array(cache, layout) for layout in cache.layouts.values()]
     targets = cache.target_names()
+    label = read_label(cache.objects)
     per_row = {array["name"]: array["bytes_per_row"] for array in arrays}
     return {
         "key": cache.key,
         "path": str(cache.path),
+        "name": label.name,
+        "note": label.note,
+        "pinned": label.pinned,
         "teacher": cache.identity["teacher"],
         "data": cache.identity["data"],
         "views": cache.identity["views"],
