@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -9,9 +10,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 __all__ = [
+    "BYTES",
     "FLOATS",
     "INPUT_SHAPE",
     "KEY_VALUE",
+    "SECONDS",
     "SIZE",
     "as_json",
     "eval_split",
@@ -65,10 +68,29 @@ class _KeyValue(_ParamType):
             return key.strip(), text
 
 
+class _Measure(_ParamType):
+    """A number with a unit, such as `30d` or `50GB`, in the smallest of its units."""
+
+    def __init__(self, name: str, units: dict[str, float], example: str) -> None:
+        self.name, self.units, self.example = name, units, example
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) *([A-Za-z]+)", str(value))
+        unit = self.units.get(match[2].lower()) if match else None
+        if match is None or unit is None:
+            known = ", ".join(self.units)
+            self.fail(f"must be like {self.example} (units {known}), got '{value}'.", param, ctx)
+        return float(match[1]) * unit
+
+
 FLOATS = _Numbers("R,G,B", float, (3,))
 SIZE = _Numbers("H,W", int, (1, 2))
 INPUT_SHAPE = _Numbers("C,H,W", int, (3,))
 KEY_VALUE = _KeyValue()
+SECONDS = _Measure("AGE", {"h": 3600.0, "d": 86400.0, "w": 604800.0}, "30d")
+BYTES = _Measure("SIZE", {"b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12}, "50GB")
 
 
 def options_of(pairs: tuple[tuple[str, Any], ...]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from geocache.data.layout import ArrayLayout, Group
 from geocache.data.objects import Address, open_objects
 from geocache.data.sealed import digest_of, unseal
 from geocache.data.store import checksum, decode_group, layout_digest, layout_from
-from geocache.data.usage import stamp_used
+from geocache.data.usage import Usage
 from geocache.data.views import ViewSet, view_set_of
 from geocache.errors import CacheError, MissingTargetError, nearest
 from geocache.geometry import knn_mask, tree_mask
@@ -42,7 +42,7 @@ def open_cache(which: str | Path, store: str | Path | None = None) -> Cache:
     newer geocache wrote it.
     """
     cache = Cache(find_cache(which, store))
-    stamp_used(cache.path)
+    cache.usage = Usage(cache.path)
     return cache
 
 
@@ -66,6 +66,7 @@ class Cache:
         """Open the cache at an address; raises CacheError when it is none or a newer format."""
         self.path = path
         self.objects = open_objects(path)
+        self.usage: Usage | None = None
         self._layout_digests: dict[str, str] = {}
         try:
             stored = json.loads(self.objects.get("zarr.json"))["attributes"]["geocache"]
@@ -314,6 +315,8 @@ class Cache:
         belongs elsewhere, or one cut where its front happens to look like an end. While a builder
         replaces the object its announcement counts too, and a second look may find all in place.
         """
+        if self.usage is not None:
+            self.usage.renew()
         key = layout.object_key(group)
         reason = "it is missing"
         for _ in range(_LOOKS):

@@ -68,7 +68,9 @@ def write_label(objects: Objects, label: Label) -> None:
     if label.name is not None:
         check_name(label.name)
     check_note(label.note)
-    objects.put(LABEL, seal({"name": label.name, "note": label.note, "pinned": label.pinned}))
+    data = seal({"name": label.name, "note": label.note, "pinned": label.pinned})
+    with objects.writing():
+        objects.put(LABEL, data)
 
 
 def _label(held: Mapping[str, Any]) -> Label:

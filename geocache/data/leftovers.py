@@ -9,17 +9,23 @@ from __future__ import annotations
 from geocache.data.cache import Cache
 from geocache.data.layout import ArrayLayout, Group
 
-__all__ = ["remove_leftovers", "uncounted_objects"]
+__all__ = ["find_leftovers", "remove_leftovers", "uncounted_objects"]
+
+
+def find_leftovers(cache: Cache) -> list[str]:
+    """Return the keys of a cache's leftovers, which are some only while nobody writes it."""
+    found = cache.objects.unfinished()
+    for layout in cache.layouts.values():
+        found += [*uncounted_objects(cache, layout), *_outgrown(cache, layout)]
+    return sorted(found)
 
 
 def remove_leftovers(cache: Cache) -> list[str]:
     """Remove a cache's leftovers and return their keys; only while nobody else writes it."""
-    removed = cache.objects.clean()
-    for layout in cache.layouts.values():
-        keys = [*uncounted_objects(cache, layout), *_outgrown(cache, layout)]
-        for key in keys:
-            cache.objects.delete(key)
-        removed += keys
+    removed = set(cache.objects.clean())
+    for key in find_leftovers(cache):
+        cache.objects.delete(key)
+        removed.add(key)
     return sorted(removed)
 
 

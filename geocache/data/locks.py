@@ -24,18 +24,25 @@ __all__ = ["claimed", "locked"]
 
 @contextmanager
 def locked(path: Path, *, shared: bool) -> Iterator[bool]:
-    """Hold a lock file, shared or alone, and yield whether it could be had at once.
+    """Hold a lock file, and yield whether it is held.
 
-    The file stays. On a read-only folder nobody can write: the lock is had without a file.
+    Shared, it waits for whoever holds it alone, which is never for long; alone, it is had at once
+    or not at all. The file stays; where its folder was moved away meanwhile, it is taken anew. On a
+    read-only folder nobody can write: the lock is had without a file.
     """
+    while True:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError:
+            yield True
+            return
+        held = _try_lock(descriptor, shared=shared, wait=shared)
+        if not held or _still_named(descriptor, path):
+            break
+        os.close(descriptor)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    except OSError:
-        yield True
-        return
-    try:
-        yield _try_lock(descriptor, shared=shared)
+        yield held
     finally:
         os.close(descriptor)
 
@@ -64,11 +71,12 @@ def claimed(path: Path) -> Iterator[bool]:
         os.close(descriptor)
 
 
-def _try_lock(descriptor: int, *, shared: bool) -> bool:
+def _try_lock(descriptor: int, *, shared: bool, wait: bool = False) -> bool:
     if fcntl is None:
         return True
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     try:
-        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, kind if wait else kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:  # A file system without locks: work may be done twice, which harms nothing.

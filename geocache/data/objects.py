@@ -74,6 +74,9 @@ class Objects(Protocol):
     def claim(self, name: str) -> AbstractContextManager[bool]:
         """Yield whether this work is ours; others are refused meanwhile."""
 
+    def unfinished(self) -> list[str]:
+        """Return what unfinished writes left behind, or are writing now."""
+
     def clean(self) -> list[str]:
         """Remove what unfinished writes left behind, and return it; only when `alone`."""
 
@@ -200,16 +203,21 @@ class LocalObjects:
         """Yield whether this work is ours; others are refused meanwhile."""
         return claimed(self.path(f"meta/claims/{name}"))
 
+    def unfinished(self) -> list[str]:
+        """Return what unfinished writes left behind, or are writing now."""
+        return sorted(
+            (Path(folder) / name).relative_to(self.root).as_posix()
+            for folder, _, names in os.walk(self.root)
+            for name in names
+            if temporary_name(name) or PurePosixPath(folder).name == "claims"
+        )
+
     def clean(self) -> list[str]:
         """Remove what unfinished writes left behind, and return it; only when `alone`."""
-        left = []
-        for folder, _, names in os.walk(self.root):
-            for name in names:
-                if temporary_name(name) or PurePosixPath(folder).name == "claims":
-                    path = Path(folder) / name
-                    path.unlink(missing_ok=True)
-                    left.append(path.relative_to(self.root).as_posix())
-        return sorted(left)
+        left = self.unfinished()
+        for key in left:
+            self.path(key).unlink(missing_ok=True)
+        return left
 
     @contextlib.contextmanager
     def _temporary(self, key: str, data: bytes) -> Iterator[Path]:

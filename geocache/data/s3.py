@@ -139,6 +139,10 @@ class S3Objects:
         """Yield True: builders of one cache in a bucket may do work twice, which harms nothing."""
         yield True
 
+    def unfinished(self) -> list[str]:
+        """Return nothing: a bucket never shows unfinished writes."""
+        return []
+
     def clean(self) -> list[str]:
         """Return nothing: a bucket never shows unfinished writes."""
         return []

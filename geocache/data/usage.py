@@ -13,10 +13,12 @@ from pathlib import Path
 
 from geocache.data.objects import Address
 
-__all__ = ["STAMP", "last_used_s", "stamp_used"]
+__all__ = ["STAMP", "Usage", "size_and_use", "stamp_used"]
 
 STAMP = "meta/used"
 _AGAIN_S = 3600.0
+_LOCK = "lock"
+"""The lock file appears whenever somebody asks who writes; that is no use."""
 
 
 def stamp_used(address: Address) -> None:
@@ -34,11 +36,35 @@ def stamp_used(address: Address) -> None:
             os.close(os.open(stamp, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
 
 
-def last_used_s(folder: Path) -> float:
-    """Return when a cache was last used or written, in seconds since 1970: its newest file."""
-    newest = 0.0
+class Usage:
+    """One process's use of a cache: stamped at once, and again while it goes on for hours."""
+
+    def __init__(self, address: Address) -> None:
+        """Stamp the cache at an address."""
+        self.address = address
+        self._stamp()
+
+    def renew(self) -> None:
+        """Stamp again if the last time is an hour ago."""
+        if time.monotonic() - self.renewed_s >= _AGAIN_S:
+            self._stamp()
+
+    def _stamp(self) -> None:
+        self.renewed_s = time.monotonic()
+        stamp_used(self.address)
+
+
+def size_and_use(folder: Path) -> tuple[int, float]:
+    """Return a cache's bytes, and when it was last used or written: its newest file's time.
+
+    The time is in seconds since 1970.
+    """
+    n_bytes, newest = 0, 0.0
     for where, _, names in os.walk(folder):
         for name in names:
             with contextlib.suppress(FileNotFoundError):
-                newest = max(newest, (Path(where) / name).lstat().st_mtime)
-    return newest
+                status = (Path(where) / name).lstat()
+                n_bytes += status.st_size
+                if name != _LOCK:
+                    newest = max(newest, status.st_mtime)
+    return n_bytes, newest

@@ -27,12 +27,15 @@ def writing(path: Address, about: Mapping[str, Any]) -> Iterator[None]:
 
     Nobody else at work, what writers that died left behind is removed first.
     """
-    cache = create_cache(path, about)
-    with cache.objects.alone() as alone:
-        if alone:
-            remove_leftovers(cache)
-    with cache.objects.writing():
-        yield
+    while True:
+        cache = create_cache(path, about)
+        with cache.objects.alone() as alone:
+            if alone:
+                remove_leftovers(cache)
+        with cache.objects.writing():
+            if cache.objects.exists("zarr.json"):  # Else a collector removed it in between.
+                yield
+                return
 
 
 def check_classes(dataset: ImageDataset, evaluation: ImageDataset | None) -> None:

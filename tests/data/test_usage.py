@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from geocache.data.cache import Cache, open_cache
-from geocache.data.usage import STAMP, last_used_s, stamp_used
+from geocache.data.objects import LocalObjects
+from geocache.data.usage import STAMP, Usage, size_and_use, stamp_used
 
 HOUR = 3600
 
@@ -25,12 +26,12 @@ def copy(small_cache: Cache, tmp_path: Path) -> Path:
 
 
 def test_opening_counts_as_use(copy: Path) -> None:
-    assert last_used_s(copy) == 1e9
+    assert size_and_use(copy)[1] == 1e9
     Cache(copy)
     assert not (copy / STAMP).exists()
     open_cache(copy)
     assert (copy / STAMP).read_bytes() == b""
-    assert abs(last_used_s(copy) - time.time()) < HOUR
+    assert abs(size_and_use(copy)[1] - time.time()) < HOUR
 
 
 def test_a_stamp_is_renewed_once_an_hour(copy: Path) -> None:
@@ -40,6 +41,23 @@ def test_a_stamp_is_renewed_once_an_hour(copy: Path) -> None:
         os.utime(copy / STAMP, (then, then))
         open_cache(copy)
         assert ((copy / STAMP).stat().st_mtime > then + 1) is renewed
+
+
+def test_hours_of_reading_are_noted(copy: Path) -> None:
+    cache = open_cache(copy)
+    os.utime(copy / STAMP, (1e9, 1e9))
+    cache.read("logits", 0, 1)
+    assert (copy / STAMP).stat().st_mtime == 1e9
+    assert isinstance(cache.usage, Usage)
+    cache.usage.renewed_s -= 2 * HOUR
+    cache.read("logits", 0, 1)
+    assert time.time() - (copy / STAMP).stat().st_mtime < HOUR
+
+
+def test_asking_who_writes_is_no_use(copy: Path) -> None:
+    (copy / "meta" / "lock").unlink()
+    with LocalObjects(copy).alone():
+        assert size_and_use(copy)[1] == 1e9
 
 
 def test_a_cache_that_cannot_be_stamped_is_read_all_the_same(copy: Path) -> None:
