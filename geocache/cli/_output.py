@@ -7,14 +7,18 @@ import json
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from geocache.data.finding import Finding
 
 __all__ = [
     "command_line",
     "label_text",
     "percent",
+    "print_findings",
     "print_json",
     "print_pairs",
     "print_table",
@@ -58,6 +62,15 @@ def label_text(about: Mapping[str, Any]) -> str:
     """Return a cache's name, pin and note as one text, empty where it has none of them."""
     pin = "(pinned)" if about["pinned"] else ""
     return " ".join(part for part in (about["name"], pin, about["note"]) if part)
+
+
+def print_findings(found: Sequence[Finding]) -> None:
+    """Print a line for each finding: its state, what, how it is, what to do."""
+    width = max((len(finding.what) for finding in found), default=0)
+    for finding in found:
+        text = " ".join(part for part in (f"{finding.text}.", finding.remedy) if part)
+        what = _printable(finding.what).ljust(width)
+        click.echo(f"{finding.state:<8} {what}  {_printable(text)}")
 
 
 def print_json(document: Any) -> None:

@@ -25,7 +25,7 @@ from jaxtyping import UInt8
 
 from geocache.errors import DataError, MissingDataError
 
-__all__ = ["cache_home", "file_digests"]
+__all__ = ["cache_home", "file_digests", "memory_path"]
 
 CHUNK_FILES = 32
 SLOW_FILE_S = 1e-4
@@ -47,6 +47,11 @@ def cache_home() -> Path:
 
     home = os.environ.get("GEOCACHE_HOME")
     return Path(home).expanduser() if home else platformdirs.user_cache_path("geocache")
+
+
+def memory_path() -> Path:
+    """Return the file in which digests are remembered."""
+    return cache_home() / "digests-1.sqlite3"
 
 
 def file_digests(
@@ -194,7 +199,7 @@ class _Memory:
     """The remembered digests; without them (any SQLite or file error) it knows nothing."""
 
     def __init__(self) -> None:
-        self.path = cache_home() / "digests-1.sqlite3"
+        self.path = memory_path()
         self.connection: sqlite3.Connection | None = None
 
     def __enter__(self) -> _Memory:

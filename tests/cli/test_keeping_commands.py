@@ -82,3 +82,16 @@ def test_rm_asks_or_needs_yes(run: Any, old: Any, monkeypatch: pytest.MonkeyPatc
     assert done.code == 0 and "freed" in done.out and not folder.exists()
     assert run("rm", "mine", "--yes").code == 1
     assert run("ls").out.startswith("No caches")
+
+
+def test_doctor_says_ok_or_what_to_do(run: Any, old: Any) -> None:
+    folder = old()
+    sound = run("doctor")
+    assert sound.code == 0
+    assert all(line.split()[0] in ("ok", "warning") for line in sound.out.splitlines())
+    assert f"cache {folder.name[:12]}" in sound.out
+    (folder / "zarr.json").write_text("{")
+    broken = run("doctor")
+    assert broken.code == 1 and "problem" in broken.out and "Build it again" in broken.out
+    found = json.loads(run("doctor", "--json").out)
+    assert [f["what"] for f in found if f["state"] == "problem"] == [f"cache {folder.name}"]

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +16,14 @@ from geocache.data.catalog import cache_folder
 from geocache.data.writer import CacheWriter, create_cache, small_layout
 
 DAY = 86400.0
+WRITER = """
+import sys
+from pathlib import Path
+from geocache.data.objects import LocalObjects
+with LocalObjects(Path(sys.argv[1])).writing() as held:
+    print(held, flush=True)
+    sys.stdin.readline()
+"""
 
 
 def make_cache(store: Path, letter: str, *, days: float = 0.0, n_rows: int = 50) -> Path:
@@ -54,3 +66,19 @@ def every_file(store: Path) -> dict[str, tuple[bytes, int]]:
         )
         for path in sorted(store.rglob("*"))
     }
+
+
+@contextmanager
+def somebody_writes(folder: Path) -> Iterator[None]:
+    """Hold the writers' lock of a cache in another process."""
+    command = [sys.executable, "-c", WRITER, str(folder)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdin is not None and child.stdout is not None
+        assert child.stdout.readline() == "True\n"
+        try:
+            yield
+        finally:
+            child.stdin.write("done\n")
+            child.stdin.flush()

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import errno
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stores import DAY, age, every_file, make_cache
+from stores import DAY, age, every_file, make_cache, somebody_writes
 
 from geocache.data.cache import Cache, open_cache
 from geocache.data.catalog import label_cache, list_caches
@@ -22,31 +18,6 @@ from geocache.data.labels import LABEL, Label
 from geocache.data.objects import LocalObjects
 from geocache.data.removal import remove_cache
 from geocache.errors import CacheError, StorageError
-
-WRITER = """
-import sys
-from pathlib import Path
-from geocache.data.objects import LocalObjects
-with LocalObjects(Path(sys.argv[1])).writing() as held:
-    print(held, flush=True)
-    sys.stdin.readline()
-"""
-
-
-@contextmanager
-def somebody_writes(folder: Path) -> Iterator[None]:
-    """Hold the writers' lock of a cache in another process."""
-    command = [sys.executable, "-c", WRITER, str(folder)]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as child:
-        assert child.stdin is not None and child.stdout is not None
-        assert child.stdout.readline() == "True\n"
-        try:
-            yield
-        finally:
-            child.stdin.write("done\n")
-            child.stdin.flush()
 
 
 def keys(store: Path) -> str:
