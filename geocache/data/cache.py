@@ -6,7 +6,6 @@ decoded, and a missing or damaged object is an error that names it: nothing read
 
 from __future__ import annotations
 
-import json
 import re
 from functools import cached_property
 from pathlib import Path
@@ -16,12 +15,13 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Int64, Shaped, UInt8
 
+from geocache.data.bounds import check_about
 from geocache.data.catalog import find_cache
 from geocache.data.formats import brought_up
 from geocache.data.identity import cache_key
 from geocache.data.layout import ArrayLayout, Group
 from geocache.data.objects import Address, open_objects
-from geocache.data.sealed import digest_of, unseal
+from geocache.data.sealed import digest_of, parse_json, unseal
 from geocache.data.store import checksum, decode_group, layout_digest, layout_from
 from geocache.data.usage import Usage
 from geocache.data.views import ViewSet, view_set_of
@@ -32,7 +32,7 @@ from geocache.targets import Target, target_from_name
 __all__ = ["Cache", "array_path", "open_cache", "target_name"]
 
 _LOOKS = 3
-_RECEIPT = re.compile(r"v(\d+)-g(\d{6})-r(\d{6})\.json")
+_RECEIPT = re.compile(r"v([0-9]{1,9})-g([0-9]{6,12})-r([0-9]{6,12})\.json")
 
 
 def open_cache(which: str | Path, store: str | Path | None = None) -> Cache:
@@ -69,23 +69,25 @@ class Cache:
         self.usage: Usage | None = None
         self._layout_digests: dict[str, str] = {}
         try:
-            stored = json.loads(self.objects.get("zarr.json"))["attributes"]["geocache"]
+            stored = parse_json(self.objects.get("zarr.json"))["attributes"]["geocache"]
             about = brought_up(stored, path)
+            check_about(about)
             self.about: dict[str, Any] = about
             self.key: str = about["key"]
             self.identity: dict[str, Any] = about["identity"]
             self.classes: tuple[str, ...] = tuple(about["classes"])
-            self.n_rows: int = int(about["n_rows"])
+            self.n_rows: int = about["n_rows"]
             self.image_shape: tuple[int, int, int] = tuple(about["image_shape"])
             self.mean: tuple[float, ...] = tuple(self.identity["teacher"]["mean"])
             self.std: tuple[float, ...] = tuple(self.identity["teacher"]["std"])
+            damaged = stored.get("sha256") != digest_of(stored)
         except CacheError:
             raise
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise CacheError(
                 f"folder must hold a geocache cache, got {error!r} ({path})."
             ) from None
-        if stored.get("sha256") != digest_of(stored):
+        if damaged:
             raise CacheError(
                 f"object 'zarr.json' is damaged: its bytes do not fit its checksum ({path}). "
                 f"`geocache verify {path} --repair` restores it."
@@ -105,16 +107,30 @@ class Cache:
             if key.endswith(name):
                 path = key.removeprefix(front).removesuffix(name)
                 layouts[path] = layout_from(path, self.objects.get(key))
+                self._check_rows(layouts[path])
         return layouts
 
+    def _check_rows(self, layout: ArrayLayout) -> None:
+        """Refuse an array of other rows than the cache's; evaluation splits have their own."""
+        if layout.n_rows != self.n_rows and not layout.path.startswith("eval/"):
+            raise CacheError(
+                f"array '{layout.path}' must have the cache's {self.n_rows} rows, got "
+                f"{layout.n_rows} ({self.path}). Build the cache again."
+            )
+
     def receipts(self, layout: ArrayLayout) -> dict[tuple[int, int], int]:
-        """Return the committed rows of each (view, group) of an array."""
+        """Return the committed rows of each (view, group) of an array.
+
+        Names that fit no row group of it are no receipts.
+        """
+        size, n_views = layout.group_rows, layout.n_views or 1
         rows: dict[tuple[int, int], int] = {}
         for name in self.objects.names(layout.receipts):
             match = _RECEIPT.fullmatch(name)
             if match:
                 view, group, count = map(int, match.groups())
-                rows[view, group] = max(count, rows.get((view, group), 0))
+                if view < n_views and 0 < count <= min(size, layout.n_rows - group * size):
+                    rows[view, group] = max(count, rows.get((view, group), 0))
         return rows
 
     def counted(self, layout: ArrayLayout, group: Group) -> bool:
@@ -131,7 +147,13 @@ class Cache:
             if _RECEIPT.fullmatch(name):
                 key = f"{layout.receipts}/{name}"
                 notes = unseal(self.objects.get(key), key).get("bad", {})
-                bad.update({int(row): why for row, why in notes.items()})
+                try:
+                    bad.update({int(row): str(why) for row, why in notes.items()})
+                except (ValueError, AttributeError):
+                    raise CacheError(
+                        f"receipt '{key}' must name rows under `bad`, got something else "
+                        f"({self.path}). Build the cache again."
+                    ) from None
         return bad
 
     def target_names(self) -> tuple[str, ...]:
@@ -156,14 +178,14 @@ class Cache:
         wanted = held if n_views is None or layout.n_views is None else n_views
         if wanted > held:
             return 0
+        size = layout.group_rows
         fronts = []
         for view in range(wanted):
             front = 0
-            for group in layout.groups():
-                if group.view != view:
-                    continue
-                front += rows.get((view, group.index), 0)
-                if front < group.stop:
+            while front < layout.n_rows and front % size == 0:
+                count = rows.get((view, front // size), 0)
+                front += count
+                if not count:
                     break
             fronts.append(front)
         return min(fronts)
@@ -226,10 +248,11 @@ class Cache:
     @property
     def valid(self) -> Bool[np.ndarray, " n"]:
         """Whether a row's image could be read; rows not yet built count as not valid."""
-        valid = np.zeros(self.n_rows, np.bool_)
         built = self.n_built("valid")
-        valid[:built] = self.read("valid", 0, built).astype(np.bool_)
-        return valid
+        valid = self._room(self._layout("valid"), self.n_rows)
+        valid[built:] = False
+        valid[:built] = self.read("valid", 0, built)
+        return valid.astype(np.bool_, copy=False)
 
     @cached_property
     def eval_splits(self) -> tuple[str, ...]:
@@ -356,8 +379,8 @@ class Cache:
             raise CacheError(
                 f"rows must lie in 0 to {layout.n_rows}, got {start} to {stop} ({layout.path})."
             )
-        out = np.empty((stop - start, *layout.row_shape), layout.dtype)
         committed = self.receipts(layout)
+        out = self._room(layout, stop - start)
         size = layout.group_rows
         for index in range(start // size, -(-stop // size) if stop > start else start // size):
             first = index * size
@@ -372,6 +395,15 @@ class Cache:
             rows = decode_group(layout, group, data)
             out[low - start : high - start] = rows[low - first : high - first]
         return out
+
+    def _room(self, layout: ArrayLayout, n_rows: int) -> np.ndarray[Any, Any]:
+        try:
+            return np.empty((n_rows, *layout.row_shape), layout.dtype)
+        except MemoryError as error:
+            raise CacheError(
+                f"{n_rows} rows of '{layout.path}' must fit into memory, got: {error} "
+                f"({self.path}). Read fewer at once."
+            ) from None
 
 
 def _front_of(group: Group, n_rows: int) -> Group:

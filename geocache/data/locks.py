@@ -21,6 +21,8 @@ except ImportError:  # Windows: every claim is granted, and work may be done twi
 
 __all__ = ["claimed", "locked"]
 
+_FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
+
 
 @contextmanager
 def locked(path: Path, *, shared: bool) -> Iterator[bool]:
@@ -33,7 +35,7 @@ def locked(path: Path, *, shared: bool) -> Iterator[bool]:
     while True:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            descriptor = os.open(path, _FLAGS, 0o666)
         except OSError:
             yield True
             return
@@ -56,7 +58,7 @@ def claimed(path: Path) -> Iterator[bool]:
         yield True
         return
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        descriptor = os.open(path, _FLAGS, 0o666)
         if not _try_lock(descriptor, shared=False):
             os.close(descriptor)
             yield False

@@ -29,6 +29,9 @@ Address = Path | str
 
 _TEMPORARY = ".tmp-"
 _LOCK = "meta/lock"
+_MOST_DOCUMENT_BYTES = 64 * 2**20
+_MOST_BYTES = 5 * 2**28
+"""A row group takes at most 1 GiB; what does not compress takes a little more."""
 
 
 class Objects(Protocol):
@@ -130,6 +133,7 @@ class LocalObjects:
         try:
             path = self.path(key)
             self._check_inside(path)
+            self._check_kind(path, key)
             return current_files().read(path)
         except FileNotFoundError:
             raise CacheError(
@@ -138,6 +142,17 @@ class LocalObjects:
             ) from None
         except OSError as error:
             raise CacheError(f"object '{key}' cannot be read: {error} (in {self.root}).") from None
+
+    def _check_kind(self, path: Path, key: str) -> None:
+        """Refuse what is no plain file (a pipe would wait for ever) or larger than objects are."""
+        status = path.lstat()
+        most = _MOST_DOCUMENT_BYTES if key.endswith((".json", ".next")) else _MOST_BYTES
+        if not stat.S_ISREG(status.st_mode) or status.st_size > most:
+            kind = f"{status.st_size} bytes" if stat.S_ISREG(status.st_mode) else "something else"
+            raise CacheError(
+                f"object '{key}' cannot be read: it must be a plain file of at most {most} bytes, "
+                f"got {kind} (in {self.root}). Do not use this cache."
+            )
 
     def _check_inside(self, path: Path) -> None:
         """Refuse a folder on the way that is a link: what is read has to lie in the cache."""
@@ -163,25 +178,30 @@ class LocalObjects:
     def walk(self, prefix: str = "") -> list[tuple[str, int]]:
         """Return (key, bytes) of every object under a folder, sorted by key."""
         top = self.path(prefix) if prefix else self.root
+        self._check_inside(top / "any")
         found = []
         for folder, _, names in os.walk(top):
             base = Path(folder)
             for name in names:
                 if not temporary_name(name):
                     key = (base / name).relative_to(self.root).as_posix()
-                    found.append((key, (base / name).lstat().st_size))
+                    with contextlib.suppress(FileNotFoundError):
+                        found.append((key, (base / name).lstat().st_size))
         return sorted(found)
 
     def delete(self, key: str) -> None:
         """Remove an object if it is there."""
+        self._check_inside(self.path(key))
         with contextlib.suppress(FileNotFoundError):
             current_files().unlink(self.path(key))
 
     def protect(self, key: str) -> None:
         """Make an object read-only."""
         path = self.path(key)
+        self._check_inside(path)
         with contextlib.suppress(FileNotFoundError, PermissionError):
-            if path.stat().st_mode & stat.S_IWUSR:
+            mode = path.lstat().st_mode
+            if stat.S_ISREG(mode) and mode & stat.S_IWUSR:
                 current_files().protect(path)
 
     def free_bytes(self) -> int:
@@ -224,6 +244,7 @@ class LocalObjects:
         """Write synced bytes beside `key`; after the caller has named them, sync the folder."""
         files = current_files()
         path = self.path(key)
+        self._check_inside(path)
         temporary = path.parent / f"{_TEMPORARY}{secrets.token_hex(8)}"
         try:
             _make_folders(path.parent)

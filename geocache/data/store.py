@@ -17,7 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from geocache.data.bounds import check_codecs, check_layout, check_path
+from geocache.data.frames import check_frames
 from geocache.data.layout import ArrayLayout, Group
+from geocache.data.sealed import parse_json
 from geocache.errors import CacheError
 
 __all__ = [
@@ -83,11 +86,12 @@ def decode_group(layout: ArrayLayout, group: Group, data: bytes) -> np.ndarray[A
     """Decode one group's object; raise CacheError naming it when its checksum fails."""
     from zarr.core.buffer import default_buffer_prototype
 
-    buffer = default_buffer_prototype().buffer.from_bytes(data)
     key = layout.object_key(group)
-    array = _array(layout, {})
-    array.store._store_dict[key.removeprefix(layout.path + "/")] = buffer
     try:
+        check_frames(layout, group, data)
+        buffer = default_buffer_prototype().buffer.from_bytes(data)
+        array = _array(layout, {})
+        array.store._store_dict[key.removeprefix(layout.path + "/")] = buffer
         if layout.n_views is None:
             rows = array[group.start : group.stop]
         else:
@@ -112,29 +116,35 @@ def layout_digest(metadata: bytes) -> str:
 def layout_from(path: str, metadata: bytes) -> ArrayLayout:
     """Read an array's layout back from its `zarr.json`; raise CacheError when it is not ours."""
     try:
-        document = json.loads(metadata)
+        check_path(path)
+        document = parse_json(metadata)
         attributes = document["attributes"]
         own = attributes["geocache"]
         axes = tuple(document["dimension_names"])
-        shape = tuple(int(n) for n in document["shape"])
+        shape = tuple(document["shape"])
+        if len(axes) != len(shape):
+            raise ValueError(f"{len(axes)} names for {len(shape)} axes")
         views = shape[0] if axes[0] == "view" else None
         skip = 2 if views is not None else 1
         layout = ArrayLayout(
             path=path,
-            dtype=str(document["data_type"]),
+            dtype=document["data_type"],
             n_rows=shape[skip - 1],
             row_shape=shape[skip:],
             row_axes=axes[skip:],
-            bytes_per_row=int(own["bytes_per_row"]),
+            bytes_per_row=own["bytes_per_row"],
             n_views=views,
             packed=bool(own["packed"]),
-            unit_rows=int(own["unit_rows"]),
+            unit_rows=own["unit_rows"],
             attributes=attributes,
             sizes=_sizes(document, skip - 1),
         )
-    except (ValueError, KeyError, TypeError, IndexError) as error:
+        check_layout(layout)
+        check_codecs(document, packed=layout.packed, n_lead=skip)
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, ArithmeticError) as error:
         raise CacheError(
-            f"metadata of array '{path}' cannot be read: {error!r}. Build the cache again."
+            f"metadata of array '{ascii(path)[1:-1]:.200}' cannot be read: {error!r}. "
+            "Build the cache again."
         ) from error
     return layout
 
@@ -146,7 +156,7 @@ def _sizes(document: Mapping[str, Any], axis: int) -> tuple[int, int]:
     for codec in document["codecs"]:
         if codec["name"] == "sharding_indexed":
             chunk = codec["configuration"]["chunk_shape"][axis]
-    if not (isinstance(group, int) and isinstance(chunk, int) and 0 < chunk <= group):
+    if not (type(group) is type(chunk) is int and 0 < chunk <= group):
         raise ValueError(f"chunks of {chunk} rows in groups of {group}")
     return group, chunk
 

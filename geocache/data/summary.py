@@ -8,12 +8,14 @@ from geocache.data.cache import Cache, target_name
 from geocache.data.labels import read_label
 from geocache.data.layout import ArrayLayout
 from geocache.data.objects import Objects
+from geocache.errors import CacheError
 
 __all__ = ["describe_array", "describe_cache", "stored_bytes"]
 
 
 def describe_cache(cache: Cache) -> dict[str, Any]:
     """Return a cache's identity, rows, arrays and sizes as a JSON document."""
+    identity = _identity(cache)
     arrays = [describe_array(cache, layout) for layout in cache.layouts.values()]
     targets = cache.target_names()
     label = read_label(cache.objects)
@@ -24,11 +26,11 @@ def describe_cache(cache: Cache) -> dict[str, Any]:
         "name": label.name,
         "note": label.note,
         "pinned": label.pinned,
-        "teacher": cache.identity["teacher"],
-        "data": cache.identity["data"],
-        "views": cache.identity["views"],
+        "teacher": identity["teacher"],
+        "data": identity["data"],
+        "views": identity["views"],
         "n_rows": cache.n_rows,
-        "n_valid": int(cache.valid.sum()),
+        "n_valid": int(cache.read("valid", 0, cache.n_built("valid")).sum()),
         "classes": list(cache.classes),
         "image_shape": list(cache.image_shape),
         "eval_splits": list(cache.eval_splits),
@@ -38,6 +40,21 @@ def describe_cache(cache: Cache) -> dict[str, Any]:
         "n_bytes": sum(array["n_bytes"] for array in arrays),
         "arrays": arrays,
     }
+
+
+def _identity(cache: Cache) -> dict[str, Any]:
+    """Return the parts of an identity that are shown; CacheError when one is not there."""
+    try:
+        parts = {name: dict(cache.identity[name]) for name in ("teacher", "data", "views")}
+        teacher = parts["teacher"]
+        teacher["options"] = dict(teacher["options"])
+        teacher["model"], teacher["weights"] = str(teacher["model"]), str(teacher["weights"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CacheError(
+            f"cache must say of which teacher, data and views it is, got {error!r} ({cache.path}). "
+            "Build the cache again."
+        ) from None
+    return parts
 
 
 def describe_array(cache: Cache, layout: ArrayLayout) -> dict[str, Any]:

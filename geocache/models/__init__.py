@@ -4,6 +4,7 @@ A public module here is a model and its name is the registered name; private mod
 tap layers, list layers and load checkpoints.
 """
 
+from geocache.models._archive import read_tensors
 from geocache.models._build import build_model, model_names
 from geocache.models._checkpoint import load_weights, state_digest
 from geocache.models._layers import LayerInfo, list_layers
@@ -16,5 +17,6 @@ __all__ = [
     "list_layers",
     "load_weights",
     "model_names",
+    "read_tensors",
     "state_digest",
 ]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from geocache.errors import CheckpointError, MissingDataError
+from geocache.models._archive import read_tensors
 
 __all__ = ["load_weights", "state_digest"]
 
@@ -92,7 +93,7 @@ def _read(path: Path) -> object:
         fault = "is a folder" if path.is_dir() else "does not exist"
         raise MissingDataError(f"checkpoint must be a file, but {path} {fault}. Check the path.")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return read_tensors(path)
     except Exception as error:
         # Damaged files fail in the unpickler with any kind of exception, and torch's text on
         # `weights_only` is a page that recommends to switch it off.

@@ -10,11 +10,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 
 from geocache.errors import CheckpointError, StorageError
+from geocache.models import read_tensors
 
 __all__ = ["FORMAT", "load_checkpoint", "save_checkpoint"]
 
@@ -56,7 +57,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     Raises CheckpointError when the file is absent, damaged, or not such a checkpoint.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = read_tensors(path)
     except FileNotFoundError:
         raise CheckpointError(
             f"run must hold {path.name}, got none ('{path.parent}'). Name the folder that "
@@ -64,12 +65,21 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         ) from None
     except Exception as error:  # torch raises a dozen kinds for a damaged file
         reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = reason[:160]
         raise CheckpointError(f"checkpoint must be readable, got '{path}': {reason}") from None
-    if not isinstance(state, dict) or "format" not in state or "model" not in state:
+    if not _is_ours(state):
         raise CheckpointError(f"checkpoint must come from `geocache train`, got '{path}'.")
     if state["format"] != FORMAT:
         raise CheckpointError(
             f"checkpoint must have format {FORMAT}, got {state['format']} ('{path}'). "
             "Use the geocache version that wrote it."
         )
-    return state
+    return dict(state)
+
+
+def _is_ours(state: object) -> TypeGuard[dict[str, Any]]:
+    """Return whether this is a table with a format and a plain state dict."""
+    if not isinstance(state, dict) or type(state.get("format")) is not int:
+        return False
+    model = state.get("model")
+    return isinstance(model, dict) and all(isinstance(t, torch.Tensor) for t in model.values())

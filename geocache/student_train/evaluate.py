@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from geocache.data.views import ViewPolicy
-from geocache.errors import ConfigError, NumericError
+from geocache.errors import CheckpointError, ConfigError, GeocacheError, NumericError
 from geocache.models import build_model
 from geocache.student_train.checkpoint import load_checkpoint
 from geocache.student_train.order import batch_bounds
@@ -128,14 +128,23 @@ def load_student(
     Raises CheckpointError when the run holds no such checkpoint.
     """
     state = load_checkpoint(Path(out) / f"{which}.pt")
-    recipe = Recipe.model_validate_json(state["recipe"])
-    model = build_model(
-        recipe.student.model,
-        n_classes=len(state["classes"]),
-        input_shape=tuple(state["input_shape"]),
-        options=recipe.student.options,
-    )
-    model.load_state_dict(state["model"])
+    try:
+        recipe = Recipe.model_validate_json(state["recipe"])
+        model = build_model(
+            recipe.student.model,
+            n_classes=len(state["classes"]),
+            input_shape=tuple(state["input_shape"]),
+            options=recipe.student.options,
+        )
+        model.load_state_dict(state["model"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        if isinstance(error, GeocacheError):
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(
+            f"checkpoint must hold a student and its recipe, got {type(error).__name__}: {reason} "
+            f"('{out}'). Name the folder that `geocache train` wrote."
+        ) from None
     return model.eval(), state
 
 

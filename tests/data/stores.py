@@ -34,7 +34,13 @@ def make_cache(store: Path, letter: str, *, days: float = 0.0, n_rows: int = 50)
         "key": key,
         "identity": {
             "format": 1,
-            "teacher": {"model": "m", "options": {}, "mean": [0.5] * 3, "std": [0.2] * 3},
+            "teacher": {
+                "model": "m",
+                "options": {},
+                "weights": "w",
+                "mean": [0.5] * 3,
+                "std": [0.2] * 3,
+            },
             "data": {},
             "views": {},
         },
