@@ -7,6 +7,7 @@ say. Files of the older kind are read straight from the disk, so they cannot exp
 
 from __future__ import annotations
 
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -22,7 +23,9 @@ def read_tensors(path: Path) -> object:
     """
     if zipfile.is_zipfile(path):
         _check_archive(path)
-    return torch.load(path, map_location="cpu", weights_only=True)
+    with warnings.catch_warnings():  # Other writers' pickles may still be plain state dicts.
+        warnings.filterwarnings("ignore", message="Detected pickle protocol")
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _check_archive(path: Path) -> None:
