@@ -112,8 +112,8 @@ def store_option(command: _F) -> _F:
     """Add `--store`."""
     return click.option(
         "--store",
-        metavar="DIR",
-        help="Folder that holds the caches [default: $GEOCACHE_STORE, or your cache folder].",
+        metavar="DIR|s3://...",
+        help="Folder or bucket of the caches [default: $GEOCACHE_STORE, or your cache folder].",
     )(command)
 
 

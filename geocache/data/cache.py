@@ -7,6 +7,7 @@ decoded, and a missing or damaged object is an error that names it: nothing read
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Int64, Shaped, UInt8
 
+from geocache.data.ahead import map_ahead
 from geocache.data.bounds import check_about
 from geocache.data.catalog import find_cache
 from geocache.data.formats import brought_up
 from geocache.data.identity import cache_key
 from geocache.data.layout import ArrayLayout, Group
+from geocache.data.listing import Listing
 from geocache.data.objects import Address, open_objects
 from geocache.data.sealed import digest_of, parse_json, unseal
 from geocache.data.store import checksum, decode_group, layout_digest, layout_from
@@ -32,6 +35,8 @@ from geocache.targets import Target, target_from_name
 __all__ = ["Cache", "array_path", "open_cache", "target_name"]
 
 _LOOKS = 3
+_REQUESTS = 8
+"""Requests under way at once where the cache stands in a bucket."""
 _RECEIPT = re.compile(r"v([0-9]{1,9})-g([0-9]{6,12})-r([0-9]{6,12})\.json")
 
 
@@ -60,13 +65,19 @@ def target_name(path: str) -> str:
 
 
 class Cache:
-    """A cache opened for reading; it sees what was committed when it first looked."""
+    """A cache opened for reading; it sees what was committed when it first looked.
+
+    In a folder it looks anew each time it is asked what is built. In a bucket it looks once, and
+    again where rows that are asked for were not there yet or were replaced meanwhile.
+    """
 
     def __init__(self, path: Address) -> None:
         """Open the cache at an address; raises CacheError when it is none or a newer format."""
         self.path = path
         self.objects = open_objects(path)
         self.usage: Usage | None = None
+        self._listing = Listing(self.objects, "meta")
+        self._requests = _REQUESTS if self.objects.distant else 1
         self._layout_digests: dict[str, str] = {}
         try:
             stored = parse_json(self.objects.get("zarr.json"))["attributes"]["geocache"]
@@ -103,11 +114,13 @@ class Cache:
         """Every array that is built or being built, by path."""
         layouts = {}
         front, name = "meta/arrays/", "/zarr.json"
-        for key, _ in self.objects.walk("meta/arrays"):
-            if key.endswith(name):
-                path = key.removeprefix(front).removesuffix(name)
-                layouts[path] = layout_from(path, self.objects.get(key))
-                self._check_rows(layouts[path])
+        keys = [key for key in self._listing.keys("meta/arrays") if key.endswith(name)]
+        held = map_ahead(self.objects.get, keys, self._requests)
+        for key, metadata in zip(keys, held, strict=True):
+            path = key.removeprefix(front).removesuffix(name)
+            layouts[path] = layout_from(path, metadata)
+            self._check_rows(layouts[path])
+            self._layout_digests[path] = layout_digest(metadata)
         return layouts
 
     def _check_rows(self, layout: ArrayLayout) -> None:
@@ -125,7 +138,7 @@ class Cache:
         """
         size, n_views = layout.group_rows, layout.n_views or 1
         rows: dict[tuple[int, int], int] = {}
-        for name in self.objects.names(layout.receipts):
+        for name in self._listing.names(layout.receipts):
             match = _RECEIPT.fullmatch(name)
             if match:
                 view, group, count = map(int, match.groups())
@@ -143,17 +156,18 @@ class Cache:
     def left_out(self, layout: ArrayLayout) -> dict[int, str]:
         """Return the rows whose image could not be read when they were committed, and why."""
         bad: dict[int, str] = {}
-        for name in self.objects.names(layout.receipts):
-            if _RECEIPT.fullmatch(name):
-                key = f"{layout.receipts}/{name}"
-                notes = unseal(self.objects.get(key), key).get("bad", {})
-                try:
-                    bad.update({int(row): str(why) for row, why in notes.items()})
-                except (ValueError, AttributeError):
-                    raise CacheError(
-                        f"receipt '{key}' must name rows under `bad`, got something else "
-                        f"({self.path}). Build the cache again."
-                    ) from None
+        names = self._listing.names(layout.receipts)
+        keys = [f"{layout.receipts}/{name}" for name in names if _RECEIPT.fullmatch(name)]
+        held = map_ahead(self.objects.get, keys, self._requests)
+        for key, data in zip(keys, held, strict=True):
+            notes = unseal(data, key).get("bad", {})
+            try:
+                bad.update({int(row): str(why) for row, why in notes.items()})
+            except (ValueError, AttributeError):
+                raise CacheError(
+                    f"receipt '{key}' must name rows under `bad`, got something else "
+                    f"({self.path}). Build the cache again."
+                ) from None
         return bad
 
     def target_names(self) -> tuple[str, ...]:
@@ -331,8 +345,8 @@ class Cache:
         layout = self._layout(name)
         return self._read(layout, 0, layout.n_rows, 0)
 
-    def _object(self, layout: ArrayLayout, group: Group) -> bytes:
-        """Fetch the object of a group and hold it against its receipt.
+    def _object(self, layout: ArrayLayout, group: Group, committed: int) -> bytes:
+        """Fetch the object of a group and hold it against its receipt, of `committed` rows.
 
         The codecs' own checksums find flipped bits; only the receipt tells a whole object that
         belongs elsewhere, or one cut where its front happens to look like an end. While a builder
@@ -342,11 +356,16 @@ class Cache:
             self.usage.renew()
         key = layout.object_key(group)
         reason = "it is missing"
-        for _ in range(_LOOKS):
-            committed = self.receipts(layout).get((group.view, group.index), 0)
-            if not self.objects.exists(key):
+        for look in range(_LOOKS):
+            if look:
+                self._listing.forget()
+                committed = self.receipts(layout).get((group.view, group.index), 0)
+            try:
+                data = self.objects.get(key)
+            except CacheError:
+                if self.objects.exists(key):
+                    raise
                 continue
-            data = self.objects.get(key)
             receipt = layout.receipt_key(_front_of(group, committed))
             for name in (receipt, layout.announcement_key(group)):
                 if self._describes(name, layout, key, data):
@@ -379,21 +398,18 @@ class Cache:
             raise CacheError(
                 f"rows must lie in 0 to {layout.n_rows}, got {start} to {stop} ({layout.path})."
             )
-        committed = self.receipts(layout)
+        groups = list(_groups_of(layout, start, stop, view))
+        committed = self._committed(layout, groups, start, stop)
         out = self._room(layout, stop - start)
-        size = layout.group_rows
-        for index in range(start // size, -(-stop // size) if stop > start else start // size):
-            first = index * size
-            group = Group(view, index, first, min(first + size, layout.n_rows))
-            low, high = max(start, first), min(stop, group.stop)
-            if committed.get((view, index), 0) < high - first:
-                raise MissingTargetError(
-                    f"rows {low} to {high - 1} of '{target_name(layout.path)}' are not built "
-                    f"(view {view}, cache {self.key[:12]}). Run `geocache build` to complete it."
-                )
-            data = self._object(layout, group)
+        fetched = map_ahead(
+            lambda group: self._object(layout, group, committed[view, group.index]),
+            groups,
+            self._requests,
+        )
+        for group, data in zip(groups, fetched, strict=True):
+            low, high = max(start, group.start), min(stop, group.stop)
             rows = decode_group(layout, group, data)
-            out[low - start : high - start] = rows[low - first : high - first]
+            out[low - start : high - start] = rows[low - group.start : high - group.start]
         return out
 
     def _room(self, layout: ArrayLayout, n_rows: int) -> np.ndarray[Any, Any]:
@@ -404,6 +420,34 @@ class Cache:
                 f"{n_rows} rows of '{layout.path}' must fit into memory, got: {error} "
                 f"({self.path}). Read fewer at once."
             ) from None
+
+    def _committed(
+        self, layout: ArrayLayout, groups: list[Group], start: int, stop: int
+    ) -> dict[tuple[int, int], int]:
+        """Return the committed rows of an array's groups; they must reach rows [start, stop)."""
+        for look in range(2):
+            if look:
+                self._listing.forget()
+            committed = self.receipts(layout)
+            absent = [
+                (max(start, group.start), min(stop, group.stop))
+                for group in groups
+                if committed.get((group.view, group.index), 0) < min(stop, group.stop) - group.start
+            ]
+            if not absent:
+                return committed
+        low, high = absent[0]
+        raise MissingTargetError(
+            f"rows {low} to {high - 1} of '{target_name(layout.path)}' are not built "
+            f"(view {groups[0].view}, cache {self.key[:12]}). Run `geocache build` to complete it."
+        )
+
+
+def _groups_of(layout: ArrayLayout, start: int, stop: int, view: int) -> Iterator[Group]:
+    """Yield the whole groups that rows [start, stop) lie in."""
+    size = layout.group_rows
+    for first in range(start // size * size, stop if stop > start else 0, size):
+        yield Group(view, first // size, first, min(first + size, layout.n_rows))
 
 
 def _front_of(group: Group, n_rows: int) -> Group:

@@ -18,7 +18,7 @@ from geocache.data.labels import Label, check_name, read_label, write_label
 from geocache.data.locks import locked
 from geocache.data.objects import Address, open_objects
 from geocache.data.sealed import parse_json
-from geocache.errors import CacheError, ConfigError, StorageError
+from geocache.errors import CacheError, ConfigError
 
 __all__ = [
     "CacheEntry",
@@ -178,10 +178,7 @@ def _same(one: Address, other: Address) -> bool:
 def _key_of(path: Address) -> str | None:
     """Return the key of the cache at an address, or None when there is none."""
     try:
-        objects = open_objects(path)
-        if not objects.exists("zarr.json"):
-            return None
-        key = parse_json(objects.get("zarr.json"))["attributes"]["geocache"]["key"]
-    except (ValueError, KeyError, TypeError, StorageError):
+        key = parse_json(open_objects(path).get("zarr.json"))["attributes"]["geocache"]["key"]
+    except (ValueError, KeyError, TypeError):
         return None
     return key if isinstance(key, str) and _KEY.fullmatch(key) else None

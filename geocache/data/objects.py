@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from geocache.data.files import current_files
+from geocache.data.keys import check_key
 from geocache.data.locks import claimed, locked
 from geocache.errors import CacheError, StorageError
 
@@ -40,6 +41,10 @@ class Objects(Protocol):
     @property
     def root(self) -> Address:
         """Where they stand."""
+
+    @property
+    def distant(self) -> bool:
+        """Whether every call is a request to a server: better few of them, and side by side."""
 
     def put(self, key: str, data: bytes) -> None:
         """Write an object durably, replacing an old one; StorageError when the disk refuses."""
@@ -101,16 +106,16 @@ def temporary_name(name: str) -> bool:
 class LocalObjects:
     """Objects in a folder."""
 
+    distant = False
+
     def __init__(self, root: Path) -> None:
         """Use `root`; it is made when the first object is written."""
         self.root = root
 
     def path(self, key: str) -> Path:
         """Return the file of an object; raise CacheError for a key that leads elsewhere."""
-        parts = key.split("/")
-        if any(part in ("", ".", "..") or "\\" in part or "\0" in part for part in parts):
-            raise CacheError(f"object key must be plain names, got '{key}' (in {self.root}).")
-        return self.root.joinpath(*parts)
+        check_key(key, self.root)
+        return self.root.joinpath(*key.split("/"))
 
     def put(self, key: str, data: bytes) -> None:
         """Write an object durably, replacing an old one; StorageError when the disk refuses."""

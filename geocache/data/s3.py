@@ -1,121 +1,139 @@
 """Objects in a bucket that speaks S3, by conditional writes; credentials come from the environment.
 
 A bucket shows an object only when it is whole, so `put` needs no second name, and `create` is a
-write on the condition that nothing is there. After a lost reply the repeated write finds our own
-object in its place: who asks compares the bytes.
+write on the condition that nothing is there (`If-None-Match: *`). Where the reply to such a write
+is lost, the object that stands there afterwards is compared with ours.
+
+Buckets have no locks. Two builders of one cache may therefore do the same work twice, and nothing
+is torn by it: objects appear whole, a receipt is created once, and it describes whole objects or
+its group counts as damaged and is built again. Leftovers of builders that died are never removed
+here, since whether another is still at work cannot be known; they take space and are not read.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from typing import Any
 
-from geocache.errors import CacheError, ConfigError, StorageError
+from geocache.data.keys import check_key
+from geocache.data.s3_access import bucket_and_prefix, never_happened, open_bucket, refusal
+from geocache.errors import CacheError
 
 __all__ = ["S3Objects"]
 
+_TRIES = 3
+
 
 class S3Objects:
-    """Objects under `s3://BUCKET/PREFIX`."""
+    """Objects under `s3://BUCKET/PREFIX`; may be used by several threads."""
+
+    distant = True
 
     def __init__(self, root: str) -> None:
-        """Use a bucket's prefix; raises ConfigError where the extra `s3` is not installed."""
-        self.root = root.rstrip("/")
-        try:
-            import obstore
-            from obstore.store import S3Store
-        except ImportError:
-            raise ConfigError(
-                f"a store in a bucket ({root}) must have the extra 's3' installed. Run "
-                "`pip install 'geocache[s3]'`."
-            ) from None
-        bucket, _, self._prefix = self.root.removeprefix("s3://").partition("/")
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-        self._obstore: Any = obstore
-        self._store = S3Store(
-            bucket,
-            client_options={"allow_http": bool(endpoint and endpoint.startswith("http://"))},
-            retry_config={"max_retries": 8, "retry_timeout": timedelta(seconds=180)},
-        )
+        """Use a bucket's prefix.
 
-    def _name(self, key: str) -> str:
-        return "/".join(part for part in (self._prefix, key) if part)
+        Raises ConfigError where the extra `s3` is not installed or the address is none, and
+        StorageError without credentials in the environment.
+        """
+        self.root = root.rstrip("/")
+        _, self._prefix = bucket_and_prefix(self.root)
+        self._store: Any = open_bucket(self.root)
 
     def put(self, key: str, data: bytes) -> None:
         """Write an object, replacing an old one; StorageError when the bucket refuses."""
+        import obstore
+
+        name = self._name(key)
         try:
-            self._obstore.put(self._store, self._name(key), data, use_multipart=False)
+            obstore.put(self._store, name, data, use_multipart=False)
         except Exception as error:
-            raise self._refusal(error, key) from error
+            raise refusal(error, key, self.root) from None
 
     def create(self, key: str, data: bytes) -> bool:
         """Write an object unless it exists; return whether it stands there by this call.
 
-        A reply may be lost and the write repeated: what then stands there is our own.
+        A write whose reply is lost may have happened: what then stands there is ours if its bytes
+        are, and is tried again if nothing does.
         """
+        import obstore
         from obstore.exceptions import AlreadyExistsError, PreconditionError
 
-        try:
-            self._obstore.put(
-                self._store, self._name(key), data, mode="create", use_multipart=False
-            )
-        except (AlreadyExistsError, PreconditionError):
-            return False
-        except Exception as error:
-            raise self._refusal(error, key) from error
-        return True
+        name = self._name(key)
+        for unsure in range(_TRIES):
+            try:
+                obstore.put(self._store, name, data, mode="create", use_multipart=False)
+                return True
+            except (AlreadyExistsError, PreconditionError):
+                return unsure > 0 and self._found(key) == data
+            except Exception as error:
+                if never_happened(error) or unsure == _TRIES - 1:
+                    raise refusal(error, key, self.root) from None
+            stands = self._found(key)
+            if stands is not None:
+                return stands == data
+        raise AssertionError
 
     def get(self, key: str) -> bytes:
         """Return an object's bytes; raise CacheError when it is missing."""
-        try:
-            return bytes(self._obstore.get(self._store, self._name(key)).bytes())
-        except FileNotFoundError:
+        data = self._found(key)
+        if data is None:
             raise CacheError(
                 f"object '{key}' must exist, but it is missing (in {self.root}). "
                 "`geocache verify` shows what else is, and --repair restores it."
-            ) from None
-        except Exception as error:
-            raise self._refusal(error, key) from error
+            )
+        return data
 
     def exists(self, key: str) -> bool:
         """Return whether there is such an object."""
+        import obstore
+
+        name = self._name(key)
         try:
-            self._obstore.head(self._store, self._name(key))
+            obstore.head(self._store, name)
         except FileNotFoundError:
             return False
         except Exception as error:
-            raise self._refusal(error, key) from error
+            raise refusal(error, key, self.root) from None
         return True
 
     def names(self, prefix: str) -> list[str]:
         """Return the names right under a prefix, sorted."""
+        import obstore
+
+        front = self._name(prefix) or None
         try:
-            found = self._obstore.list_with_delimiter(self._store, self._name(prefix) or None)
+            found = obstore.list_with_delimiter(self._store, front)
         except Exception as error:
-            raise self._refusal(error, prefix) from error
+            raise self._not_listed(error, prefix) from None
         whole = [entry["path"] for entry in found["objects"]] + list(found["common_prefixes"])
         return sorted(path.rstrip("/").rpartition("/")[2] for path in whole)
 
     def walk(self, prefix: str = "") -> list[tuple[str, int]]:
-        """Return (key, bytes) of every object under a prefix, sorted by key."""
+        """Return (key, bytes) of every object under a prefix, sorted by key.
+
+        One request for each 1,000 of them.
+        """
+        import obstore
+
         front = f"{self._prefix}/" if self._prefix else ""
         try:
-            found = self._obstore.list(self._store, self._name(prefix) or None).collect()
+            found = obstore.list(self._store, self._name(prefix) or None).collect()
         except Exception as error:
-            raise self._refusal(error, prefix) from error
+            raise self._not_listed(error, prefix) from None
         return sorted((entry["path"].removeprefix(front), entry["size"]) for entry in found)
 
     def delete(self, key: str) -> None:
         """Remove an object if it is there."""
+        import obstore
+
+        name = self._name(key)
         try:
-            self._obstore.delete(self._store, self._name(key))
+            obstore.delete(self._store, name)
         except FileNotFoundError:
             return
         except Exception as error:
-            raise self._refusal(error, key) from error
+            raise refusal(error, key, self.root) from None
 
     def protect(self, key: str) -> None:
         """Do nothing: buckets have policies for that."""
@@ -147,6 +165,31 @@ class S3Objects:
         """Return nothing: a bucket never shows unfinished writes."""
         return []
 
-    def _refusal(self, error: Exception, key: str) -> StorageError:
-        reason = " ".join(str(error).split())[:300]
-        return StorageError(f"bucket refused object '{key}': {reason} (in {self.root}).")
+    def _name(self, key: str) -> str:
+        if key:
+            check_key(key, self.root)
+        return "/".join(part for part in (self._prefix, key) if part)
+
+    def _found(self, key: str) -> bytes | None:
+        """Return an object's bytes, None when it is missing."""
+        import obstore
+
+        name = self._name(key)
+        try:
+            return bytes(obstore.get(self._store, name).bytes())
+        except FileNotFoundError as error:
+            if "NoSuchBucket" in str(error):
+                raise refusal(error, key, self.root) from None
+            return None
+        except Exception as error:
+            raise refusal(error, key, self.root) from None
+
+    def _not_listed(self, error: Exception, prefix: str) -> Exception:
+        from obstore.exceptions import InvalidPathError
+
+        if isinstance(error, InvalidPathError):
+            return CacheError(
+                f"object keys must be plain names, got one that leads elsewhere under '{prefix}' "
+                f"(in {self.root}). Remove it from the bucket."
+            )
+        return refusal(error, prefix, self.root)

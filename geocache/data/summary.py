@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from geocache.data.cache import Cache, target_name
 from geocache.data.labels import read_label
 from geocache.data.layout import ArrayLayout
-from geocache.data.objects import Objects
-from geocache.errors import CacheError
 
-__all__ = ["describe_array", "describe_cache", "stored_bytes"]
+__all__ = ["describe_cache"]
 
 
 def describe_cache(cache: Cache) -> dict[str, Any]:
     """Return a cache's identity, rows, arrays and sizes as a JSON document."""
     identity = _identity(cache)
-    arrays = [describe_array(cache, layout) for layout in cache.layouts.values()]
+    sizes = _stored_bytes(cache)
+    arrays = [_describe_array(cache, layout, sizes[path]) for path, layout in cache.layouts.items()]
     targets = cache.target_names()
     label = read_label(cache.objects)
     per_row = {array["name"]: array["bytes_per_row"] for array in arrays}
@@ -57,11 +57,10 @@ def _identity(cache: Cache) -> dict[str, Any]:
     return parts
 
 
-def describe_array(cache: Cache, layout: ArrayLayout) -> dict[str, Any]:
+def _describe_array(cache: Cache, layout: ArrayLayout, n_bytes: int) -> dict[str, Any]:
     """Return one array's shape, progress and size; `bytes_per_row` is what a row takes on disk."""
     name = target_name(layout.path)
     n_committed = sum(cache.receipts(layout).values())
-    n_bytes = stored_bytes(cache.objects, layout)
     return {
         "name": name,
         "dtype": layout.dtype,
@@ -73,6 +72,11 @@ def describe_array(cache: Cache, layout: ArrayLayout) -> dict[str, Any]:
     }
 
 
-def stored_bytes(objects: Objects, layout: ArrayLayout) -> int:
-    """Return the bytes of an array's objects on disk."""
-    return sum(n_bytes for key, n_bytes in objects.walk(f"{layout.path}/c"))
+def _stored_bytes(cache: Cache) -> Counter[str]:
+    """Return the bytes of each array's objects on disk, by path; one look for all of them."""
+    sizes: Counter[str] = Counter()
+    for key, n_bytes in cache.objects.walk():
+        path, is_object, _ = key.rpartition("/c/")
+        if is_object and path in cache.layouts:
+            sizes[path] += n_bytes
+    return sizes

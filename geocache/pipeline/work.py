@@ -106,7 +106,7 @@ def run_unit(job: Job, unit: Unit, indices: Int64[np.ndarray, " rows"]) -> Outco
         with cache.objects.claim(f"v{unit.view}-r{unit.start:09d}") as ours:
             if not ours:
                 return Outcome(unit, busy=True)
-            return _Worker(job, _still_missing(cache, unit), indices).run()
+            return _Worker(job, cache, _still_missing(cache, unit), indices).run()
     except StorageError as error:
         return Outcome(unit, error=str(error), fatal=True)
     except GeocacheError as error:
@@ -128,10 +128,11 @@ def _still_missing(cache: Cache, unit: Unit) -> Unit:
 
 
 class _Worker:
-    def __init__(self, job: Job, unit: Unit, indices: Int64[np.ndarray, " rows"]) -> None:
-        self.job, self.unit, self.indices = job, unit, indices
+    def __init__(
+        self, job: Job, cache: Cache, unit: Unit, indices: Int64[np.ndarray, " rows"]
+    ) -> None:
+        self.job, self.cache, self.unit, self.indices = job, cache, unit, indices
         writer = CacheWriter(job.cache_path, provenance(job.device, job.batch_size, job.n_threads))
-        self.cache = Cache(job.cache_path)
         self.missing = [m for m in unit.missing if target_name(m.path) not in job.derived]
         """What is computed from the images."""
         self.measure = Measure(m.path for m in self.missing)

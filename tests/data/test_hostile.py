@@ -194,7 +194,9 @@ def test_a_cache_that_lies_about_itself(tmp_path: Path, lie: str) -> None:
     except ValueError:  # Infinity has no digest.
         assert "infinite" in lie
     (folder / "zarr.json").write_text(text)
-    with pytest.raises(CacheError, match="must hold a geocache cache|format must be from") as found:
+    with pytest.raises(
+        CacheError, match=r"must hold a geocache cache|format must be from"
+    ) as found:
         Cache(folder)
     one_line(found.value)
 
