@@ -7,7 +7,7 @@ decoded, and a missing or damaged object is an error that names it: nothing read
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from geocache.errors import CacheError, MissingTargetError, nearest
 from geocache.geometry import knn_mask, tree_mask
 from geocache.targets import Target, target_from_name
 
-__all__ = ["Cache", "array_path", "open_cache", "target_name"]
+__all__ = ["Cache", "array_path", "open_cache", "receipt_rows", "target_name"]
 
 _LOOKS = 3
 _REQUESTS = 8
@@ -136,15 +136,7 @@ class Cache:
 
         Names that fit no row group of it are no receipts.
         """
-        size, n_views = layout.group_rows, layout.n_views or 1
-        rows: dict[tuple[int, int], int] = {}
-        for name in self._listing.names(layout.receipts):
-            match = _RECEIPT.fullmatch(name)
-            if match:
-                view, group, count = map(int, match.groups())
-                if view < n_views and 0 < count <= min(size, layout.n_rows - group * size):
-                    rows[view, group] = max(count, rows.get((view, group), 0))
-        return rows
+        return receipt_rows(self._listing.names(layout.receipts), layout)
 
     def counted(self, layout: ArrayLayout, group: Group) -> bool:
         """Return whether a committed group's object is the one that its receipt describes."""
@@ -441,6 +433,22 @@ class Cache:
             f"rows {low} to {high - 1} of '{target_name(layout.path)}' are not built "
             f"(view {groups[0].view}, cache {self.key[:12]}). Run `geocache build` to complete it."
         )
+
+
+def receipt_rows(names: Iterable[str], layout: ArrayLayout) -> dict[tuple[int, int], int]:
+    """Return the rows of each (view, group) that receipts of these names count.
+
+    Names that fit no row group of the array are no receipts.
+    """
+    size, n_views = layout.group_rows, layout.n_views or 1
+    rows: dict[tuple[int, int], int] = {}
+    for name in names:
+        match = _RECEIPT.fullmatch(name)
+        if match:
+            view, group, count = map(int, match.groups())
+            if view < n_views and 0 < count <= min(size, layout.n_rows - group * size):
+                rows[view, group] = max(count, rows.get((view, group), 0))
+    return rows
 
 
 def _groups_of(layout: ArrayLayout, start: int, stop: int, view: int) -> Iterator[Group]:

@@ -25,6 +25,7 @@ __all__ = [
     "cache_folder",
     "entry_at",
     "find_cache",
+    "is_cache",
     "label_cache",
     "list_caches",
     "store_of",
@@ -70,6 +71,11 @@ def cache_folder(store: Address, key: str) -> Address:
     return store / name if isinstance(store, Path) else f"{store}/{name}"
 
 
+def is_cache(which: Address) -> bool:
+    """Return whether a cache stands at an address."""
+    return _key_of(_address(which)) is not None
+
+
 def list_caches(store: Address) -> list[CacheEntry]:
     """Return the caches of a store, sorted by key; folders that are none are passed over."""
     entries = []
@@ -95,7 +101,7 @@ def find_cache(which: Address, store: Address | None = None) -> Address:
 
     Raises CacheError when nothing, or more than one cache, fits; it lists what the store holds.
     """
-    path = which if "://" in str(which) else Path(which).expanduser().absolute()
+    path = _address(which)
     if _key_of(path):
         return path
     root = store_root(store)
@@ -173,6 +179,10 @@ def _same(one: Address, other: Address) -> bool:
     if isinstance(one, Path) and isinstance(other, Path):
         return one.samefile(other)
     return one == other
+
+
+def _address(which: Address) -> Address:
+    return which if "://" in str(which) else Path(which).expanduser().absolute()
 
 
 def _key_of(path: Address) -> str | None:

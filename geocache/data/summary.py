@@ -8,6 +8,7 @@ from typing import Any
 from geocache.data.cache import Cache, target_name
 from geocache.data.labels import read_label
 from geocache.data.layout import ArrayLayout
+from geocache.errors import CacheError
 
 __all__ = ["describe_cache"]
 

@@ -113,17 +113,37 @@ class CacheWriter:
         """
         encoded = encode_group(layout, group, rows)
         receipt = self._receipt(layout, group, encoded, notes)
+        self.place(layout, group, encoded, receipt)
+        return sum(len(data) for data in encoded.values())
+
+    def place(
+        self,
+        layout: ArrayLayout,
+        group: Group,
+        encoded: Mapping[str, bytes],
+        receipt: bytes,
+        *,
+        replacing: bool = False,
+    ) -> None:
+        """Write a row group's objects, and its receipt, in the order that readers rely on.
+
+        replacing: the receipt takes the place of one of the same rows. Raises StorageError as
+        `commit` does.
+        """
+        key = layout.receipt_key(group)
         shorter = self._shorter(layout, group)
-        if shorter:
+        announced = bool(shorter) or (replacing and self.objects.exists(key))
+        if announced:
             self.objects.put(layout.announcement_key(group), receipt)
         self._write(encoded)
-        if not self.objects.create(layout.receipt_key(group), receipt):
+        if replacing:
+            self.objects.put(key, receipt)
+        elif not self.objects.create(key, receipt):
             self._settle(layout, group, encoded, receipt)
-        for key in shorter:
-            self.objects.delete(key)
-        if shorter:
+        for old in shorter:
+            self.objects.delete(old)
+        if announced:
             self.objects.delete(layout.announcement_key(group))
-        return sum(len(data) for data in encoded.values())
 
     def replace(self, layout: ArrayLayout, rows: np.ndarray[Any, Any]) -> None:
         """Write a small array, or correct it where it stands; equal content is left alone."""
@@ -134,13 +154,7 @@ class CacheWriter:
             key = layout.receipt_key(group)
             if _describes(self.objects, key, encoded) and _stands(self.objects, encoded):
                 continue
-            announced = self.objects.exists(key)
-            if announced:
-                self.objects.put(layout.announcement_key(group), receipt)
-            self._write(encoded)
-            self.objects.put(key, receipt)
-            if announced:
-                self.objects.delete(layout.announcement_key(group))
+            self.place(layout, group, encoded, receipt, replacing=True)
         self.publish(layout)
 
     def publish(self, layout: ArrayLayout) -> None:
