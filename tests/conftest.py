@@ -52,6 +52,7 @@ from geocache.pipeline import BuildRequest, build  # noqa: E402
 from geocache.targets import parse_target  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parent / "reference"))
+pytest_plugins = ["s3_server"]
 
 # The same examples in every run, and no clock: tests share their machine.
 settings.register_profile("geocache", deadline=None, derandomize=True, database=None)

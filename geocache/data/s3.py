@@ -1,8 +1,8 @@
 """Objects in a bucket that speaks S3, by conditional writes; credentials come from the environment.
 
 A bucket shows an object only when it is whole, so `put` needs no second name, and `create` is a
-write on the condition that nothing is there (`If-None-Match: *`). Where the reply to such a write
-is lost, the object that stands there afterwards is compared with ours.
+write on the condition that nothing is there (`If-None-Match: *`). Where something is there after
+all it may be our own write, whose reply was lost: the bytes are compared.
 
 Buckets have no locks. Two builders of one cache may therefore do the same work twice, and nothing
 is torn by it: objects appear whole, a receipt is created once, and it describes whole objects or
@@ -51,23 +51,23 @@ class S3Objects:
             raise refusal(error, key, self.root) from None
 
     def create(self, key: str, data: bytes) -> bool:
-        """Write an object unless it exists; return whether it stands there by this call.
+        """Write an object unless it exists; return whether what stands there are these bytes.
 
-        A write whose reply is lost may have happened: what then stands there is ours if its bytes
-        are, and is tried again if nothing does.
+        A write whose reply is lost may have happened, and obstore repeats some of them by itself:
+        the object that is then in the way is our own, and its bytes tell.
         """
         import obstore
         from obstore.exceptions import AlreadyExistsError, PreconditionError
 
         name = self._name(key)
-        for unsure in range(_TRIES):
+        for tries_left in reversed(range(_TRIES)):
             try:
                 obstore.put(self._store, name, data, mode="create", use_multipart=False)
                 return True
             except (AlreadyExistsError, PreconditionError):
-                return unsure > 0 and self._found(key) == data
+                return self._found(key) == data
             except Exception as error:
-                if never_happened(error) or unsure == _TRIES - 1:
+                if never_happened(error) or not tries_left:
                     raise refusal(error, key, self.root) from None
             stands = self._found(key)
             if stands is not None:
@@ -116,9 +116,9 @@ class S3Objects:
         """
         import obstore
 
-        front = f"{self._prefix}/" if self._prefix else ""
+        front, under = f"{self._prefix}/" if self._prefix else "", self._name(prefix)
         try:
-            found = obstore.list(self._store, self._name(prefix) or None).collect()
+            found = obstore.list(self._store, under or None).collect()
         except Exception as error:
             raise self._not_listed(error, prefix) from None
         return sorted((entry["path"].removeprefix(front), entry["size"]) for entry in found)
