@@ -129,9 +129,15 @@ def test_a_lost_reply_to_a_creation_is_recognised(bucket: str, proxy: Proxy) -> 
     objects = S3Objects(bucket)
     assert objects.create("receipt", b"ours") is True
     assert objects.get("receipt") == b"ours"
-    assert proxy.count("PUT") == 1
 
 
+@pytest.mark.usefixtures("few_retries")
+def test_a_creation_of_which_no_reply_ever_comes_is_recognised(bucket: str, proxy: Proxy) -> None:
+    proxy.lose = lambda request: request.method == "PUT"
+    assert S3Objects(bucket).create("receipt", b"ours") is True
+
+
+@pytest.mark.usefixtures("few_retries")
 def test_a_lost_reply_is_not_taken_for_anothers_success(bucket: str, proxy: Proxy) -> None:
     objects = S3Objects(bucket)
     objects.put("receipt", b"theirs")
@@ -280,12 +286,12 @@ def test_a_cache_of_40_arrays_opens_with_few_requests(bucket: str, proxy: Proxy)
     ]  # fmt: skip
     for n, layout in enumerate(layouts):
         writer.declare(layout)
-        for group in layout.groups():
+        for group in layout.groups() if n == 7 else layout.groups()[:1]:
             writer.commit(layout, group, rows(n)[group.start : group.stop])
     proxy.requests.clear()
     cache = Cache(bucket)
     assert len(cache.target_names()) == 40
-    assert cache.n_built("l39/mst") == N_ROWS
+    assert (cache.n_built("l7/mst"), cache.n_built("l39/mst")) == (N_ROWS, 2048)
     assert proxy.count() == 1 + 1 + 40
     proxy.requests.clear()
     assert np.array_equal(cache.read("l7/mst", 0, N_ROWS), rows(7))
