@@ -77,7 +77,7 @@ def _store(bucket: str, settings: tuple[tuple[str, str], ...]) -> Any:
 
     environment = dict(settings)
     endpoint = _endpoint(environment)
-    config = {"endpoint": endpoint} if endpoint else {}
+    config = {"conditional_put": "etag", **({"endpoint": endpoint} if endpoint else {})}
     allow_http = endpoint is not None and endpoint.startswith("http://")
     options = {**_TIMEOUTS, "allow_http": allow_http}
     return S3Store(bucket, config=config, client_options=options, retry_config=RETRY)
