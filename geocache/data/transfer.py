@@ -8,7 +8,6 @@ until then nothing is there. A copy that was cut off is taken up by the same com
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from geocache.data.catalog import cache_folder
 from geocache.data.layout import SMALL_UNIT_ROWS, ArrayLayout, Group
 from geocache.data.objects import Address, Objects
 from geocache.data.sealed import unseal
-from geocache.data.store import group_metadata
+from geocache.data.store import group_metadata, layout_digest
 from geocache.data.writer import CacheWriter, describe, root_metadata
 from geocache.errors import CacheError, ConfigError
 
@@ -160,7 +159,7 @@ class _Copy:
         """Copy an array's metadata, which its receipts vouch for."""
         key = f"meta/arrays/{layout.path}/zarr.json"
         metadata = self.source.get(key)
-        digest = hashlib.sha256(metadata).hexdigest()
+        digest = layout_digest(metadata)
         for piece in itertools.islice(self._pieces(layout), 1):
             receipt = unseal(self.source.get(piece.receipt), piece.receipt)
             if receipt.get("layout") != digest:
