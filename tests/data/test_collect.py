@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 import pytest
 from hypothesis import given
@@ -16,8 +18,9 @@ from geocache.data.collect import Held, Rules, choose, collect
 from geocache.data.files import Files, using_files
 from geocache.data.labels import LABEL, Label
 from geocache.data.objects import LocalObjects
-from geocache.data.removal import remove_cache
+from geocache.data.removal import being_written, remove_cache
 from geocache.errors import CacheError, StorageError
+from geocache.pipeline.foundation import writing
 
 
 def keys(store: Path) -> str:
@@ -108,22 +111,56 @@ def test_a_builder_that_begins_between_look_and_removal(
     assert Cache(folder).labels.shape == (50,)
 
 
-def test_a_builder_after_the_removal_starts_anew(tmp_path: Path) -> None:
-    """A lock of a folder that was moved away is not the cache's lock."""
+def test_a_builder_whose_cache_is_removed_as_it_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It opened the lock of a folder that is trash by the time it holds it: it starts anew."""
+    from geocache.data import locks
+    from geocache.data.sealed import parse_json
+
     folder = make_cache(tmp_path, "a", days=200)
+    about = parse_json((folder / "zarr.json").read_bytes())["attributes"]["geocache"]
+    try_lock, removed = locks._try_lock, []
 
-    class Waiting(Files):
-        def rename(self, old: Path, new: Path) -> None:
-            super().rename(old, new)
-            with LocalObjects(new).alone() as alone:
-                assert not alone
+    def late(descriptor: int, *, shared: bool, wait: bool = False) -> bool:
+        if shared and not removed:
+            removed.append(remove_cache(folder, "a" * 64))
+        return try_lock(descriptor, shared=shared, wait=wait)
 
-    with using_files(Waiting()):
-        assert remove_cache(folder, "a" * 64)[1] is None
-    assert not folder.exists()
-    make_cache(tmp_path, "a")
-    with LocalObjects(folder).writing() as held:
-        assert held and (folder / "meta" / "lock").exists()
+    monkeypatch.setattr(locks, "_try_lock", late)
+    with writing(folder, about):
+        assert removed[0][1] is None
+        assert being_written(folder)
+        assert Cache(folder).key == "a" * 64 and not Cache(folder).layouts
+    assert not being_written(folder)
+
+
+def test_a_builder_waits_for_whoever_is_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Alone is never for long, and a builder that is not counted could be cleaned away."""
+    fcntl = pytest.importorskip("fcntl")
+    flock, asked, asks = fcntl.flock, [], Event()
+
+    def watched(descriptor: int, operation: int) -> None:
+        asked.append(operation)
+        asks.set()
+        flock(descriptor, operation)
+
+    objects = LocalObjects(make_cache(tmp_path, "a"))
+
+    def begin() -> bool:
+        with objects.writing() as held:
+            return held
+
+    with ThreadPoolExecutor(1) as pool:
+        with objects.alone() as alone:
+            assert alone
+            monkeypatch.setattr(fcntl, "flock", watched)
+            waiting = pool.submit(begin)
+            asks.wait()
+        assert waiting.result()
+    assert asked == [fcntl.LOCK_SH]
 
 
 def test_leftovers_of_what_stays_go(tmp_path: Path) -> None:
