@@ -111,8 +111,9 @@ def test_a_builder_that_begins_between_look_and_removal(
     assert Cache(folder).labels.shape == (50,)
 
 
+@pytest.mark.parametrize("anew", [False, True], ids=["gone", "built anew by another"])
 def test_a_builder_whose_cache_is_removed_as_it_begins(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, anew: bool
 ) -> None:
     """It opened the lock of a folder that is trash by the time it holds it: it starts anew."""
     from geocache.data import locks
@@ -125,13 +126,15 @@ def test_a_builder_whose_cache_is_removed_as_it_begins(
     def late(descriptor: int, *, shared: bool, wait: bool = False) -> bool:
         if shared and not removed:
             removed.append(remove_cache(folder, "a" * 64))
+            if anew:
+                make_cache(tmp_path, "a")
         return try_lock(descriptor, shared=shared, wait=wait)
 
     monkeypatch.setattr(locks, "_try_lock", late)
     with writing(folder, about):
         assert removed[0][1] is None
         assert being_written(folder)
-        assert Cache(folder).key == "a" * 64 and not Cache(folder).layouts
+        assert Cache(folder).key == "a" * 64 and bool(Cache(folder).layouts) is anew
     assert not being_written(folder)
 
 
