@@ -7,7 +7,7 @@ decoded, and a missing or damaged object is an error that names it: nothing read
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,6 @@ from geocache.targets import Target, target_from_name
 
 __all__ = ["Cache", "array_path", "open_cache", "receipt_rows", "target_name"]
 
-_LOOKS = 3
 _REQUESTS = 8
 """Requests under way at once where the cache stands in a bucket."""
 _RECEIPT = re.compile(r"v([0-9]{1,9})-g([0-9]{6,12})-r([0-9]{6,12})\.json")
@@ -140,18 +139,28 @@ class Cache:
 
     def counted(self, layout: ArrayLayout, group: Group) -> bool:
         """Return whether a committed group's object is the one that its receipt describes."""
-        key = layout.object_key(group)
-        if not self.objects.exists(key):
+        key, name = layout.object_key(group), layout.receipt_key(group)
+        data, receipt = self._peek(key), self._peek(name)
+        if data is None or receipt is None:
             return False
-        return self._describes(layout.receipt_key(group), layout, key, self.objects.get(key))
+        return self._describes(receipt, name, layout, key, data)
 
     def left_out(self, layout: ArrayLayout) -> dict[int, str]:
         """Return the rows whose image could not be read when they were committed, and why."""
+        while True:
+            held = self.receipts(layout)
+            try:
+                return self._notes(layout, held)
+            except CacheError:
+                if self.receipts(layout) == held:
+                    raise
+
+    def _notes(self, layout: ArrayLayout, held: Mapping[tuple[int, int], int]) -> dict[int, str]:
         bad: dict[int, str] = {}
-        names = self._listing.names(layout.receipts)
-        keys = [f"{layout.receipts}/{name}" for name in names if _RECEIPT.fullmatch(name)]
-        held = map_ahead(self.objects.get, keys, self._requests)
-        for key, data in zip(keys, held, strict=True):
+        groups = (Group(view, index, 0, n_rows) for (view, index), n_rows in held.items())
+        keys = [layout.receipt_key(group) for group in groups]
+        receipts = map_ahead(self.objects.get, keys, self._requests)
+        for key, data in zip(keys, receipts, strict=True):
             notes = unseal(data, key).get("bad", {})
             try:
                 bad.update({int(row): str(why) for row, why in notes.items()})
@@ -342,35 +351,51 @@ class Cache:
 
         The codecs' own checksums find flipped bits; only the receipt tells a whole object that
         belongs elsewhere, or one cut where its front happens to look like an end. While a builder
-        replaces the object its announcement counts too, and a second look may find all in place.
+        replaces the object its announcement counts too; as long as a look finds other bytes than
+        the last one, somebody is at it, and the next look may find all in place.
         """
         if self.usage is not None:
             self.usage.renew()
         key = layout.object_key(group)
-        reason = "it is missing"
-        for look in range(_LOOKS):
-            if look:
-                self._listing.forget()
-                committed = self.receipts(layout).get((group.view, group.index), 0)
-            try:
-                data = self.objects.get(key)
-            except CacheError:
-                if self.objects.exists(key):
-                    raise
-                continue
+        seen: tuple[bytes | None, ...] | None = None
+        while True:
+            data = self._peek(key)
             receipt = layout.receipt_key(_front_of(group, committed))
+            look = [data]
             for name in (receipt, layout.announcement_key(group)):
-                if self._describes(name, layout, key, data):
+                document = self._peek(name)
+                look.append(document)
+                if data is None or document is None:
+                    continue
+                if self._describes(document, name, layout, key, data):
                     return data
+            if seen == tuple(look):
+                break
+            seen = tuple(look)
+            self._listing.forget()
+            committed = self.receipts(layout).get((group.view, group.index), 0)
+        reason = "it is missing"
+        if data is not None:
             reason = "it is not the one that its receipt describes"
         raise CacheError(
             f"object '{key}' is damaged: {reason} (rows {group.start} to {group.stop - 1}, cache "
             f"{self.key[:12]}). `geocache verify {self.key[:12]} --repair` restores it."
         )
 
-    def _describes(self, receipt: str, layout: ArrayLayout, key: str, data: bytes) -> bool:
+    def _peek(self, key: str) -> bytes | None:
+        """Return an object's bytes, None where there is none, or not any more."""
         try:
-            document = unseal(self.objects.get(receipt), receipt)
+            return self.objects.get(key)
+        except CacheError:
+            if self.objects.exists(key):
+                raise
+            return None
+
+    def _describes(
+        self, receipt: bytes, name: str, layout: ArrayLayout, key: str, data: bytes
+    ) -> bool:
+        try:
+            document = unseal(receipt, name)
             described = document["objects"][key]
             same = document["layout"] == self._layout_digest(layout.path)
             return bool(

@@ -1,13 +1,16 @@
 """What builds that were cut off leave behind, and its removal.
 
 Unfinished writes, objects that no receipt counts, receipts that a longer one has outgrown, and
-announcements of objects that are in place. Nothing of it is ever read.
+replacements that were announced: those are finished where their object is in place.
 """
 
 from __future__ import annotations
 
+import re
+
 from geocache.data.cache import Cache
 from geocache.data.layout import ArrayLayout, Group
+from geocache.data.writer import finish_announced
 
 __all__ = ["find_leftovers", "remove_leftovers", "uncounted_objects"]
 
@@ -20,9 +23,14 @@ def find_leftovers(cache: Cache) -> list[str]:
     return sorted(found)
 
 
+_ANNOUNCEMENT = re.compile(r"v(\d+)-g(\d{6})\.next")
+
+
 def remove_leftovers(cache: Cache) -> list[str]:
     """Remove a cache's leftovers and return their keys; only while nobody else writes it."""
     removed = set(cache.objects.clean())
+    for layout in cache.layouts.values():
+        removed.update(_announcements(cache, layout))
     for key in find_leftovers(cache):
         cache.objects.delete(key)
         removed.add(key)
@@ -38,8 +46,17 @@ def uncounted_objects(cache: Cache, layout: ArrayLayout) -> list[str]:
     return [key for key in found if key not in counted]
 
 
+def _announcements(cache: Cache, layout: ArrayLayout) -> list[str]:
+    """Finish the replacements that are announced, and return what announced them."""
+    found = (_ANNOUNCEMENT.fullmatch(name) for name in cache.objects.names(layout.receipts))
+    groups = [Group(int(match[1]), int(match[2]), 0, 0) for match in found if match]
+    for group in groups:
+        finish_announced(cache.objects, layout, group)
+    return [layout.announcement_key(group) for group in groups]
+
+
 def _outgrown(cache: Cache, layout: ArrayLayout) -> list[str]:
-    """Return receipts beside a longer one, and announcements of what its receipt describes."""
+    """Return receipts beside a longer one."""
     keys = []
     names = cache.objects.names(layout.receipts)
     for (view, index), n_rows in cache.receipts(layout).items():
@@ -51,7 +68,4 @@ def _outgrown(cache: Cache, layout: ArrayLayout) -> list[str]:
             for name in names
             if name.startswith(front) and name.endswith(".json") and name != kept
         ]
-        announcement = layout.announcement_key(group)
-        if announcement.rpartition("/")[2] in names and cache.counted(layout, group):
-            keys.append(announcement)
     return keys

@@ -1,12 +1,14 @@
 """Locks between processes that share a folder: a lock dies with its holder.
 
 Locks are advisory `flock`s on small files, so a builder that was killed blocks nobody, also on
-network file systems whose locks reach all machines. Nothing of what a cache promises rests on
-them: they divide work, and they keep collectors away from a cache that is being written.
+network file systems whose locks reach all machines. They divide work, they let one writer at a time
+replace an object that counts already, and they keep collectors away from a cache that is being
+written: where there are no locks, nobody is ever alone, and nothing is collected.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,18 +30,18 @@ _FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_N
 def locked(path: Path, *, shared: bool) -> Iterator[bool]:
     """Hold a lock file, and yield whether it is held.
 
-    Shared, it waits for whoever holds it alone, which is never for long; alone, it is had at once
-    or not at all. The file stays; where its folder was moved away meanwhile, it is taken anew. On a
-    read-only folder nobody can write: the lock is had without a file.
+    Shared, it waits for whoever holds it alone, which is never for long, and is held without a lock
+    where there can be none; alone, it is had at once or not at all. The file stays; where its
+    folder was moved away meanwhile, it is taken anew.
     """
     while True:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(path, _FLAGS, 0o666)
         except OSError:
-            yield True
+            yield shared
             return
-        held = _try_lock(descriptor, shared=shared, wait=shared)
+        held = _lock(descriptor, shared=shared, wait=shared, otherwise=shared)
         if not held or _still_named(descriptor, path):
             break
         os.close(descriptor)
@@ -50,16 +52,19 @@ def locked(path: Path, *, shared: bool) -> Iterator[bool]:
 
 
 @contextmanager
-def claimed(path: Path) -> Iterator[bool]:
-    """Hold a file that exists only while it is held, and yield whether it could be had at once."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        yield True
-        return
+def claimed(path: Path, *, wait: bool = False) -> Iterator[bool]:
+    """Hold a file that exists only while it is held, and yield whether it could be had.
+
+    wait: for the one who holds it. Where there can be no lock, everybody has it.
+    """
     while True:
-        descriptor = os.open(path, _FLAGS, 0o666)
-        if not _try_lock(descriptor, shared=False):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, _FLAGS, 0o666)
+        except OSError:
+            yield True
+            return
+        if not _lock(descriptor, shared=False, wait=wait, otherwise=True):
             os.close(descriptor)
             yield False
             return
@@ -69,20 +74,22 @@ def claimed(path: Path) -> Iterator[bool]:
     try:
         yield True
     finally:
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            path.unlink()
         os.close(descriptor)
 
 
-def _try_lock(descriptor: int, *, shared: bool, wait: bool = False) -> bool:
+def _lock(descriptor: int, *, shared: bool, wait: bool, otherwise: bool) -> bool:
+    """Return whether the lock is held; `otherwise` where the file system has none."""
     if fcntl is None:
-        return True
+        return otherwise
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     try:
         fcntl.flock(descriptor, kind if wait else kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except OSError:  # A file system without locks: work may be done twice, which harms nothing.
-        return True
+    except OSError:
+        return otherwise
     return True
 
 

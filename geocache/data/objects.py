@@ -15,7 +15,7 @@ import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Protocol
 
 from geocache.data.files import current_files
@@ -30,6 +30,7 @@ Address = Path | str
 
 _TEMPORARY = ".tmp-"
 _LOCK = "meta/lock"
+_CLAIMS = "meta/claims"
 _MOST_DOCUMENT_BYTES = 64 * 2**20
 _MOST_BYTES = 5 * 2**28
 """A row group takes at most 1 GiB; what does not compress takes a little more."""
@@ -79,8 +80,8 @@ class Objects(Protocol):
     def alone(self) -> AbstractContextManager[bool]:
         """Yield whether nobody else writes the cache; nobody begins to meanwhile."""
 
-    def claim(self, name: str) -> AbstractContextManager[bool]:
-        """Yield whether this work is ours; others are refused meanwhile."""
+    def claim(self, name: str, *, wait: bool = False) -> AbstractContextManager[bool]:
+        """Yield whether this work is ours; others are refused meanwhile, or wait."""
 
     def unfinished(self) -> list[str]:
         """Return what unfinished writes left behind, or are writing now."""
@@ -111,6 +112,7 @@ class LocalObjects:
     def __init__(self, root: Path) -> None:
         """Use `root`; it is made when the first object is written."""
         self.root = root
+        self._named: set[Path] = set()
 
     def path(self, key: str) -> Path:
         """Return the file of an object; raise CacheError for a key that leads elsewhere."""
@@ -125,6 +127,10 @@ class LocalObjects:
     def create(self, key: str, data: bytes) -> bool:
         """Write an object durably unless it exists; return whether this call wrote it."""
         if self.exists(key):
+            try:  # Who wrote it may have been killed, or be about to make its name durable.
+                current_files().sync_folder(self.path(key).parent)
+            except OSError as error:
+                raise _refusal(error, key, self.root) from error
             return False
         with self._temporary(key, data) as temporary:
             try:
@@ -188,26 +194,35 @@ class LocalObjects:
         for folder, _, names in os.walk(top):
             base = Path(folder)
             for name in names:
-                if not temporary_name(name):
-                    key = (base / name).relative_to(self.root).as_posix()
-                    with contextlib.suppress(FileNotFoundError):
-                        found.append((key, (base / name).lstat().st_size))
+                if temporary_name(name):
+                    continue
+                with contextlib.suppress(FileNotFoundError):  # Outgrown meanwhile.
+                    size = (base / name).lstat().st_size
+                    found.append(((base / name).relative_to(self.root).as_posix(), size))
         return sorted(found)
 
     def delete(self, key: str) -> None:
         """Remove an object if it is there."""
-        self._check_inside(self.path(key))
-        with contextlib.suppress(FileNotFoundError):
+        try:
+            self._check_inside(self.path(key))
             current_files().unlink(self.path(key))
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise _refusal(error, key, self.root, "removed") from error
 
     def protect(self, key: str) -> None:
         """Make an object read-only."""
         path = self.path(key)
-        self._check_inside(path)
-        with contextlib.suppress(FileNotFoundError, PermissionError):
+        try:
+            self._check_inside(path)
             mode = path.lstat().st_mode
             if stat.S_ISREG(mode) and mode & stat.S_IWUSR:
                 current_files().protect(path)
+        except (FileNotFoundError, PermissionError):  # Another user's, whose builder protects it.
+            return
+        except OSError as error:
+            raise _refusal(error, key, self.root, "made read-only") from error
 
     def free_bytes(self) -> int:
         """Return the free space of the disk that holds, or will hold, the root."""
@@ -217,16 +232,16 @@ class LocalObjects:
         return shutil.disk_usage(folder).free
 
     def writing(self) -> AbstractContextManager[bool]:
-        """Count among the cache's writers meanwhile."""
+        """Count among the cache's writers meanwhile; waits for who is alone."""
         return locked(self.path(_LOCK), shared=True)
 
     def alone(self) -> AbstractContextManager[bool]:
         """Yield whether nobody else writes the cache; nobody begins to meanwhile."""
         return locked(self.path(_LOCK), shared=False)
 
-    def claim(self, name: str) -> AbstractContextManager[bool]:
-        """Yield whether this work is ours; others are refused meanwhile."""
-        return claimed(self.path(f"meta/claims/{name}"))
+    def claim(self, name: str, *, wait: bool = False) -> AbstractContextManager[bool]:
+        """Yield whether this work is ours; others are refused meanwhile, or wait."""
+        return claimed(self.path(f"{_CLAIMS}/{name}"), wait=wait)
 
     def unfinished(self) -> list[str]:
         """Return what unfinished writes left behind, or are writing now."""
@@ -234,14 +249,14 @@ class LocalObjects:
             (Path(folder) / name).relative_to(self.root).as_posix()
             for folder, _, names in os.walk(self.root)
             for name in names
-            if temporary_name(name) or PurePosixPath(folder).name == "claims"
+            if temporary_name(name) or Path(folder) == self.path(_CLAIMS)
         )
 
     def clean(self) -> list[str]:
         """Remove what unfinished writes left behind, and return it; only when `alone`."""
         left = self.unfinished()
         for key in left:
-            self.path(key).unlink(missing_ok=True)
+            self.delete(key)
         return left
 
     @contextlib.contextmanager
@@ -252,7 +267,7 @@ class LocalObjects:
         self._check_inside(path)
         temporary = path.parent / f"{_TEMPORARY}{secrets.token_hex(8)}"
         try:
-            _make_folders(path.parent)
+            self._make_folders(path.parent)
             try:
                 files.write(temporary, data)
                 files.sync(temporary)
@@ -265,22 +280,26 @@ class LocalObjects:
         except OSError as error:
             raise _refusal(error, key, self.root) from error
 
+    def _make_folders(self, folder: Path) -> None:
+        """Make a folder and those above it, and make their names durable.
 
-def _refusal(error: OSError, key: str, root: Path) -> StorageError:
+        Also of one that is there: who made it may have been killed before its name was durable.
+        """
+        missing = []
+        while not folder.exists() or (folder not in self._named and self.root in folder.parents):
+            missing.append(folder)
+            folder = folder.parent
+        for new in reversed(missing):
+            if not new.exists():
+                current_files().mkdir(new)
+            current_files().sync_folder(new.parent)
+            self._named.add(new)
+
+
+def _refusal(error: OSError, key: str, root: Path, what: str = "written") -> StorageError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StorageError(
             f"the disk is full: object '{key}' could not be written (in {root}). What was "
             "committed is safe; free some space and run the same command again."
         )
-    return StorageError(f"object '{key}' could not be written: {error.strerror} (in {root}).")
-
-
-def _make_folders(folder: Path) -> None:
-    """Make a folder and its parents, syncing the parent of each new one."""
-    missing = []
-    while not folder.exists():
-        missing.append(folder)
-        folder = folder.parent
-    for new in reversed(missing):
-        current_files().mkdir(new)
-        current_files().sync_folder(new.parent)
+    return StorageError(f"object '{key}' could not be {what}: {error.strerror} (in {root}).")

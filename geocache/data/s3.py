@@ -153,7 +153,7 @@ class S3Objects:
         yield False
 
     @contextmanager
-    def claim(self, name: str) -> Iterator[bool]:
+    def claim(self, name: str, *, wait: bool = False) -> Iterator[bool]:
         """Yield True: builders of one cache in a bucket may do work twice, which harms nothing."""
         yield True
 

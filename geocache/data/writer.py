@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,14 @@ from geocache.data.store import (
 )
 from geocache.errors import CacheError, StorageError
 
-__all__ = ["CacheWriter", "create_cache", "describe", "root_metadata", "small_layout"]
+__all__ = [
+    "CacheWriter",
+    "create_cache",
+    "describe",
+    "finish_announced",
+    "root_metadata",
+    "small_layout",
+]
 
 
 def root_metadata(about: Mapping[str, Any]) -> bytes:
@@ -107,14 +115,15 @@ class CacheWriter:
         rows: np.ndarray[Any, Any],
         notes: Mapping[str, Any] | None = None,
     ) -> int:
-        """Write one row group and its receipt; return its bytes on disk.
+        """Write one row group and its receipt; return the bytes written.
 
-        Raises StorageError when the disk refuses or gives back other bytes than were written.
+        What another builder has committed meanwhile is kept, and 0 returned. Raises StorageError
+        when the disk refuses or gives back other bytes than were written.
         """
         encoded = encode_group(layout, group, rows)
         receipt = self._receipt(layout, group, encoded, notes)
-        self.place(layout, group, encoded, receipt)
-        return sum(len(data) for data in encoded.values())
+        placed = self.place(layout, group, encoded, receipt)
+        return sum(len(data) for data in encoded.values()) if placed else 0
 
     def place(
         self,
@@ -124,26 +133,35 @@ class CacheWriter:
         receipt: bytes,
         *,
         replacing: bool = False,
-    ) -> None:
+    ) -> bool:
         """Write a row group's objects, and its receipt, in the order that readers rely on.
 
-        replacing: the receipt takes the place of one of the same rows. Raises StorageError as
-        `commit` does.
+        replacing: the receipt takes the place of one of the same rows. Returns whether anything was
+        to be done. Raises StorageError as `commit` does.
         """
         key = layout.receipt_key(group)
-        shorter = self._shorter(layout, group)
-        announced = bool(shorter) or (replacing and self.objects.exists(key))
-        if announced:
-            self.objects.put(layout.announcement_key(group), receipt)
-        self._write(encoded)
-        if replacing:
-            self.objects.put(key, receipt)
-        elif not self.objects.create(key, receipt):
-            self._settle(layout, group, encoded, receipt)
-        for old in shorter:
-            self.objects.delete(old)
-        if announced:
-            self.objects.delete(layout.announcement_key(group))
+        with self._sole(layout, group):
+            finish_announced(self.objects, layout, group)
+            if replacing:
+                done = _describes(self.objects, key, encoded) and _stands(self.objects, encoded)
+            else:
+                done = self._committed(layout, group)
+            if done:
+                return False
+            shorter = self._shorter(layout, group)
+            announced = bool(shorter) or (replacing and self.objects.exists(key))
+            if announced:
+                self.objects.put(layout.announcement_key(group), receipt)
+            self._write(encoded)
+            if replacing:
+                self.objects.put(key, receipt)
+            elif not self.objects.create(key, receipt):
+                self._settle(layout, group, encoded, receipt)
+            for old in shorter:
+                self.objects.delete(old)
+            if announced:
+                self.objects.delete(layout.announcement_key(group))
+        return True
 
     def replace(self, layout: ArrayLayout, rows: np.ndarray[Any, Any]) -> None:
         """Write a small array, or correct it where it stands; equal content is left alone."""
@@ -151,9 +169,6 @@ class CacheWriter:
         for group in layout.groups():
             encoded = encode_group(layout, group, rows[group.start : group.stop])
             receipt = self._receipt(layout, group, encoded, None)
-            key = layout.receipt_key(group)
-            if _describes(self.objects, key, encoded) and _stands(self.objects, encoded):
-                continue
             self.place(layout, group, encoded, receipt, replacing=True)
         self.publish(layout)
 
@@ -168,6 +183,19 @@ class CacheWriter:
         key, metadata = f"{layout.path}/zarr.json", array_metadata(layout)
         if not self.objects.create(key, metadata) and self.objects.get(key) != metadata:
             self.objects.put(key, metadata)
+
+    def _sole(self, layout: ArrayLayout, group: Group) -> AbstractContextManager[bool]:
+        """Wait until no other writer is at this group: an announcement is of one of them."""
+        name = hashlib.sha256(layout.object_key(group).encode()).hexdigest()[:20]
+        return self.objects.claim(f"o-{name}", wait=True)
+
+    def _committed(self, layout: ArrayLayout, group: Group) -> bool:
+        """Return whether a receipt of at least these rows describes the object in place."""
+        key = layout.object_key(group)
+        return any(
+            n_rows >= group.stop - group.start and _describes_what_stands(self.objects, name, key)
+            for name, n_rows in self._receipts(layout, group)
+        )
 
     def _write(self, encoded: Mapping[str, bytes]) -> None:
         for key, data in encoded.items():
@@ -210,14 +238,35 @@ class CacheWriter:
 
     def _shorter(self, layout: ArrayLayout, group: Group) -> list[str]:
         """Return the receipts of a partial build that this group outgrows."""
+        receipts = self._receipts(layout, group)
+        return [key for key, n_rows in receipts if n_rows < group.stop - group.start]
+
+    def _receipts(self, layout: ArrayLayout, group: Group) -> list[tuple[str, int]]:
+        """Return every receipt of a group with the rows that it counts."""
         front = layout.receipt_key(group).rpartition("-r")[0].rpartition("/")[2]
         return [
-            f"{layout.receipts}/{name}"
+            (f"{layout.receipts}/{name}", int(name.rpartition("-r")[2].removesuffix(".json")))
             for name in self.objects.names(layout.receipts)
-            if name.startswith(f"{front}-r")
-            and name.endswith(".json")
-            and int(name.rpartition("-r")[2].removesuffix(".json")) < group.stop - group.start
+            if name.startswith(f"{front}-r") and name.endswith(".json")
         ]
+
+
+def finish_announced(objects: Objects, layout: ArrayLayout, group: Group) -> None:
+    """Do what is left of a replacement whose writer died, if there is one.
+
+    Where the announced object is in place already its receipt gets its name; where not, the old
+    ones still stand.
+    """
+    announcement = layout.announcement_key(group)
+    if not objects.exists(announcement):
+        return
+    if _describes_what_stands(objects, announcement, layout.object_key(group)):
+        receipt = objects.get(announcement)
+        start, stop = unseal(receipt, announcement)["rows"]
+        key = layout.receipt_key(Group(group.view, group.index, start, stop))
+        if not objects.exists(key) or objects.get(key) != receipt:
+            objects.put(key, receipt)
+    objects.delete(announcement)
 
 
 def describe(data: bytes) -> dict[str, Any]:
@@ -238,6 +287,15 @@ def _describes(objects: Objects, receipt: str, encoded: Mapping[str, bytes]) -> 
     except (CacheError, KeyError):
         return False
     return bool(held == {key: describe(data) for key, data in encoded.items()})
+
+
+def _describes_what_stands(objects: Objects, receipt: str, key: str) -> bool:
+    """Return whether a receipt is whole and describes the object in place."""
+    try:
+        described = unseal(objects.get(receipt), receipt)["objects"][key]
+        return bool(objects.exists(key) and described == describe(objects.get(key)))
+    except (CacheError, KeyError):
+        return False
 
 
 def _stands(objects: Objects, encoded: Mapping[str, bytes]) -> bool:

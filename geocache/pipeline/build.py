@@ -103,7 +103,11 @@ def _finished(report: BuildReport, outcomes: Sequence[Outcome], started: float) 
     return dataclasses.replace(
         report,
         n_bytes_written=sum(o.n_bytes for o in outcomes),
-        rows_built=sum(o.unit.stop - o.unit.start for o in outcomes if o.error is None),
+        rows_built=sum(
+            o.unit.stop - o.unit.start
+            for o in outcomes
+            if o.error is None and o.unit.missing  # Else another builder had done it all.
+        ),
         elapsed_s=time.monotonic() - started,
         failures=failures,
         bad={row: why for o in outcomes for row, why in o.bad.items()},

@@ -103,7 +103,9 @@ def run_unit(job: Job, unit: Unit, indices: Int64[np.ndarray, " rows"]) -> Outco
         torch.set_num_threads(job.n_threads)
     try:
         cache = Cache(job.cache_path)
-        with cache.objects.claim(f"v{unit.view}-r{unit.start:09d}") as ours:
+        name = f"v{unit.view}-r{unit.start:09d}"
+        # A worker counts as a writer by itself: it may outlive the builder that sent it.
+        with cache.objects.writing(), cache.objects.claim(name) as ours:
             if not ours:
                 return Outcome(unit, busy=True)
             return _Worker(job, cache, _still_missing(cache, unit), indices).run()

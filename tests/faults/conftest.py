@@ -10,7 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "pipeline"))
 
-import scenarios  # noqa: E402
+import scenarios
 
 
 @pytest.fixture(scope="module", autouse=True)
