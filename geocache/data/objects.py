@@ -68,6 +68,9 @@ class Objects(Protocol):
     def delete(self, key: str) -> None:
         """Remove an object if it is there."""
 
+    def keep_names(self, prefix: str) -> None:
+        """Make the names right under a folder durable, whoever gave them."""
+
     def protect(self, key: str) -> None:
         """Make an object read-only, where the storage knows of that."""
 
@@ -127,10 +130,7 @@ class LocalObjects:
     def create(self, key: str, data: bytes) -> bool:
         """Write an object durably unless it exists; return whether this call wrote it."""
         if self.exists(key):
-            try:  # Who wrote it may have been killed, or be about to make its name durable.
-                current_files().sync_folder(self.path(key).parent)
-            except OSError as error:
-                raise _refusal(error, key, self.root) from error
+            self.keep_names(key.rpartition("/")[0])
             return False
         with self._temporary(key, data) as temporary:
             try:
@@ -211,6 +211,15 @@ class LocalObjects:
         except OSError as error:
             raise _refusal(error, key, self.root, "removed") from error
 
+    def keep_names(self, prefix: str) -> None:
+        """Make the names right under a folder durable: who gave them may have been killed."""
+        folder = self.path(prefix) if prefix else self.root
+        try:
+            if folder.exists():
+                current_files().sync_folder(folder)
+        except OSError as error:
+            raise _refusal(error, prefix, self.root) from error
+
     def protect(self, key: str) -> None:
         """Make an object read-only."""
         path = self.path(key)
@@ -286,7 +295,9 @@ class LocalObjects:
         Also of one that is there: who made it may have been killed before its name was durable.
         """
         missing = []
-        while not folder.exists() or (folder not in self._named and self.root in folder.parents):
+        while not folder.exists() or (
+            folder not in self._named and self.root in (folder, *folder.parents)
+        ):
             missing.append(folder)
             folder = folder.parent
         for new in reversed(missing):

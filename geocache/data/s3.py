@@ -135,6 +135,9 @@ class S3Objects:
         except Exception as error:
             raise refusal(error, key, self.root) from None
 
+    def keep_names(self, prefix: str) -> None:
+        """Do nothing: what a bucket has acknowledged is durable."""
+
     def protect(self, key: str) -> None:
         """Do nothing: buckets have policies for that."""
 

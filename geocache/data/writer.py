@@ -177,6 +177,7 @@ class CacheWriter:
         for group in layout.groups():
             self.objects.protect(layout.object_key(group))
             self.objects.protect(layout.receipt_key(group))
+        self.objects.keep_names(layout.receipts)
         parts = layout.path.split("/")
         for depth in range(1, len(parts)):
             self.objects.create(f"{'/'.join(parts[:depth])}/zarr.json", group_metadata({}))
@@ -264,6 +265,7 @@ def finish_announced(objects: Objects, layout: ArrayLayout, group: Group) -> Non
         receipt = objects.get(announcement)
         start, stop = unseal(receipt, announcement)["rows"]
         key = layout.receipt_key(Group(group.view, group.index, start, stop))
+        objects.keep_names(layout.object_key(group).rpartition("/")[0])
         if not objects.exists(key) or objects.get(key) != receipt:
             objects.put(key, receipt)
     objects.delete(announcement)

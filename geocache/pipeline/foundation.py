@@ -79,13 +79,12 @@ def write_rows(
 
 
 def publish_whole(writer: CacheWriter, cache: Cache) -> None:
-    """Show every array that has become whole."""
+    """Show every array that has become whole, and make durable what counts of the others."""
     for path, layout in cache.layouts.items():
-        published = f"{path}/zarr.json"
-        if (
-            not writer.objects.exists(published)
-            or layout_from(path, writer.objects.get(published)) != layout
-        ):
-            committed = cache.receipts(layout)
-            if not plan_units([layout], {path: committed}, layout.n_rows):
-                writer.publish(layout)
+        key = f"{path}/zarr.json"
+        if writer.objects.exists(key) and layout_from(path, writer.objects.get(key)) == layout:
+            writer.objects.keep_names(path)
+        elif plan_units([layout], {path: cache.receipts(layout)}, layout.n_rows):
+            writer.objects.keep_names(layout.receipts)
+        else:
+            writer.publish(layout)
