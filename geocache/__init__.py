@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from geocache.models import Taps, build_model, list_layers, load_weights, model_names
     from geocache.pipeline.build import BuildReport, BuildRequest, build
     from geocache.pipeline.imports import ImportReport, ImportRequest, import_targets
+    from geocache.pipeline.verify import VerifyReport, verify
     from geocache.student_train import (
         Batch,
         Loader,
@@ -88,6 +89,7 @@ __all__ = [
     "Taps",
     "TrainResult",
     "UnknownNameError",
+    "VerifyReport",
     "affinity_contrast",
     "build",
     "build_loss",
@@ -115,6 +117,7 @@ __all__ = [
     "target_names",
     "train",
     "tree_mask",
+    "verify",
 ]
 
 _MODULES = {
@@ -134,6 +137,7 @@ _MODULES = {
     "geocache.models": ("Taps", "build_model", "list_layers", "load_weights", "model_names"),
     "geocache.pipeline.build": ("BuildReport", "BuildRequest", "build"),
     "geocache.pipeline.imports": ("ImportReport", "ImportRequest", "import_targets"),
+    "geocache.pipeline.verify": ("VerifyReport", "verify"),
     "geocache.student_train": (
         "Batch",
         "Loader",

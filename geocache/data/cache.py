@@ -210,7 +210,13 @@ class Cache:
 
         Raises MissingTargetError when the rows are not built, CacheError when an object is damaged.
         """
-        layout = self._layout(name)
+        return self.read_array(array_path(name), start, stop, view)
+
+    def read_array(self, path: str, start: int, stop: int, view: int = 0) -> np.ndarray[Any, Any]:
+        """Return rows [start, stop) of any array, by its path in the cache; as `read` otherwise."""
+        layout = self.layouts.get(path)
+        if layout is None:
+            raise self._missing(target_name(path))
         return self._read(layout, start, stop, view)
 
     def decoder(self, name: str) -> Target:
@@ -263,7 +269,7 @@ class Cache:
     @property
     def valid(self) -> Bool[np.ndarray, " n"]:
         """Whether a row's image could be read; rows not yet built count as not valid."""
-        built = self.n_built("valid")
+        built = self.n_rows if self._was_whole("valid") else self.n_built("valid")
         valid = self._room(self._layout("valid"), self.n_rows)
         valid[built:] = False
         valid[:built] = self.read("valid", 0, built)
@@ -275,7 +281,8 @@ class Cache:
         return tuple(
             path.split("/")[1]
             for path, layout in self.layouts.items()
-            if re.fullmatch(r"eval/[^/]+/images", path) and self._front(layout) == layout.n_rows
+            if re.fullmatch(r"eval/[^/]+/images", path)
+            and (self._front(layout) == layout.n_rows or self._was_whole(path))
         )
 
     @cached_property
@@ -321,6 +328,14 @@ class Cache:
             if size >= k:
                 return name
         raise self._missing(f"{layer}/knn.k{k}")
+
+    def _was_whole(self, path: str, view: int = 0) -> bool:
+        """Return whether an array was whole once, in a view: what is missing of it is damage."""
+        key = f"{path}/zarr.json"
+        try:
+            return view < (layout_from(path, self.objects.get(key)).n_views or 1)
+        except CacheError:
+            return view == 0 and self.objects.exists(key)
 
     def _layout(self, name: str) -> ArrayLayout:
         layout = self.layouts.get(array_path(name))
@@ -377,9 +392,13 @@ class Cache:
         reason = "it is missing"
         if data is not None:
             reason = "it is not the one that its receipt describes"
-        raise CacheError(
-            f"object '{key}' is damaged: {reason} (rows {group.start} to {group.stop - 1}, cache "
-            f"{self.key[:12]}). `geocache verify {self.key[:12]} --repair` restores it."
+        raise self._damaged(layout, group, reason)
+
+    def _damaged(self, layout: ArrayLayout, group: Group, reason: str) -> CacheError:
+        return CacheError(
+            f"object '{layout.object_key(group)}' is damaged: {reason} (rows {group.start} to "
+            f"{group.stop - 1}, cache {self.key[:12]}). `geocache verify {self.key[:12]} --repair` "
+            "restores it."
         )
 
     def _peek(self, key: str) -> bytes | None:
@@ -454,9 +473,13 @@ class Cache:
             if not absent:
                 return committed
         low, high = absent[0]
+        view = groups[0].view
+        if self._was_whole(layout.path, view):
+            lost = next(group for group in groups if group.start <= low < group.stop)
+            raise self._damaged(layout, lost, "its receipt is missing")
         raise MissingTargetError(
             f"rows {low} to {high - 1} of '{target_name(layout.path)}' are not built "
-            f"(view {groups[0].view}, cache {self.key[:12]}). Run `geocache build` to complete it."
+            f"(view {view}, cache {self.key[:12]}). Run `geocache build` to complete it."
         )
 
 

@@ -66,7 +66,8 @@ class Look:
     findings: list[Finding] = field(default_factory=list)
     vouched: set[str] = field(default_factory=set)
     """Keys that were held against something."""
-    n_bytes: int = 0
+    read: set[str] = field(default_factory=set)
+    """Keys whose bytes were read for it."""
 
     def add(
         self, key: str, array: str | None, rows: tuple[int, int] | None, what: str, repair: Repair
@@ -84,13 +85,14 @@ class Look:
             data = self.objects.get(key)
         except CacheError:
             return None
-        self.n_bytes += len(data)
+        self.read.add(key)
         return data
 
     def result(self) -> Findings:
         """Return what was found."""
         ordered = sorted(self.findings, key=lambda f: (not f.damage, f.key))
-        return Findings(len(self.vouched & self.sizes.keys()), self.n_bytes, tuple(ordered))
+        n_bytes = sum(self.sizes[key] for key in self.read)
+        return Findings(len(self.vouched & self.sizes.keys()), n_bytes, tuple(ordered))
 
 
 def repair_of(array: str) -> Repair:

@@ -51,5 +51,8 @@ def unseal(data: bytes, key: str) -> dict[str, Any]:
     except (ValueError, TypeError, AttributeError, RecursionError):
         whole = False
     if not whole:
-        raise CacheError(f"object '{key}' is damaged: its bytes do not fit its checksum.")
+        raise CacheError(
+            f"object '{key}' is damaged: its bytes do not fit its checksum. `geocache verify` "
+            "shows what else is, and --repair restores it."
+        )
     return {name: value for name, value in document.items() if name != _FIELD}

@@ -99,7 +99,7 @@ def decode_group(layout: ArrayLayout, group: Group, data: bytes) -> np.ndarray[A
     except Exception as error:  # zarr, numcodecs and crc32c each raise their own kinds.
         raise CacheError(
             f"object '{key}' is damaged: {' '.join(str(error).split())} "
-            f"(rows {group.start} to {group.stop - 1}). Delete it and build the cache again."
+            f"(rows {group.start} to {group.stop - 1}). `geocache verify --repair` restores it."
         ) from error
     return np.asarray(rows)
 
@@ -143,8 +143,8 @@ def layout_from(path: str, metadata: bytes) -> ArrayLayout:
         check_codecs(document, packed=layout.packed, n_lead=skip)
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, ArithmeticError) as error:
         raise CacheError(
-            f"metadata of array '{ascii(path)[1:-1]:.200}' cannot be read: {error!r}. "
-            "Build the cache again."
+            f"object 'meta/arrays/{ascii(path)[1:-1]:.200}/zarr.json' is damaged: {error!r} (all "
+            "rows of that array). `geocache verify --repair` restores it."
         ) from error
     return layout
 

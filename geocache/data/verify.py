@@ -29,7 +29,6 @@ from geocache.data.layout import ArrayLayout, Group
 from geocache.data.objects import Address, Objects, open_objects
 from geocache.data.store import layout_from
 from geocache.data.writer import describe
-from geocache.errors import CacheError
 
 __all__ = ["Depth", "Finding", "Findings", "verify_objects"]
 
@@ -179,9 +178,8 @@ def _check_whole(look: Look, layout: ArrayLayout, committed: Mapping[tuple[int, 
 
 def _check_objects(look: Look, tasks: list[_Task], depth: Depth, progress: Tell | None) -> None:
     checked = _mapped(lambda task: _check_object(look, task, depth), tasks)
-    for done, (task, (what, n_bytes)) in enumerate(zip(tasks, checked, strict=True), 1):
+    for done, (task, what) in enumerate(zip(tasks, checked, strict=True), 1):
         look.vouched.add(task.key)
-        look.n_bytes += n_bytes
         if what is not None:
             look.add(task.key, task.array, task.rows, what, repair_of(task.array))
         if progress is not None:
@@ -197,22 +195,20 @@ def _mapped(function: Callable[[_T], _R], items: Sequence[_T]) -> Iterator[_R]:
         yield from pool.map(function, items)
 
 
-def _check_object(look: Look, task: _Task, depth: Depth) -> tuple[str | None, int]:
-    """Return what is wrong with a row group's object, and its bytes; they are not kept."""
+def _check_object(look: Look, task: _Task, depth: Depth) -> str | None:
+    """Return what is wrong with a row group's object; its bytes are not kept."""
     size = look.sizes.get(task.key)
     if size is None:
-        return "is missing", 0
+        return "is missing"
     allowed = [described["bytes"] for described in task.expected]
     if size not in allowed:
-        return f"has {size} bytes instead of {allowed[0]}", 0
+        return f"has {size} bytes instead of {allowed[0]}"
     if depth == "quick":
-        return None, 0
-    try:
-        data = look.objects.get(task.key)
-    except CacheError:
-        return "cannot be read", 0
-    fits = describe(data) in task.expected
-    return None if fits else "does not fit the checksums in its receipt", len(data)
+        return None
+    data = look.fetch(task.key)
+    if data is None:
+        return "cannot be read"
+    return None if describe(data) in task.expected else "does not fit its receipt's checksums"
 
 
 def _unknown(look: Look, paths: Iterable[str]) -> None:

@@ -13,11 +13,19 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from geocache.data.cache import Cache
 from geocache.data.identity import TeacherIdentity
 from geocache.errors import CacheError, CheckpointError, NumericError
 from geocache.models import Taps, build_model, load_weights, state_digest
 
-__all__ = ["Teacher", "TeacherSpec", "check_probe", "load_teacher"]
+__all__ = [
+    "Teacher",
+    "TeacherSpec",
+    "check_probe",
+    "fitting_teacher",
+    "load_teacher",
+    "spec_of",
+]
 
 _PROBE_IMAGES = 2
 _PROBE_TOLERANCE = 1e-3
@@ -144,6 +152,33 @@ def check_probe(stored: list[list[float]], now: list[list[float]], key: str) -> 
             f"teacher must reproduce the output that cache {key[:12]} remembers of it, got another "
             "one. Its code has changed while its weights have not; build into another store."
         )
+
+
+def spec_of(cache: Cache, weights: str | None) -> TeacherSpec:
+    """Return how to load the teacher that a cache's identity names."""
+    teacher = cache.identity["teacher"]
+    height, width, channels = cache.image_shape
+    return TeacherSpec(
+        model=teacher["model"],
+        weights=weights,
+        n_classes=teacher["n_classes"],
+        input_shape=(channels, height, width),
+        mean=cache.mean,
+        std=cache.std,
+        options=tuple(sorted(teacher["options"].items())),
+    )
+
+
+def fitting_teacher(cache: Cache, weights: str | None, device: str = "cpu") -> Teacher:
+    """Load the teacher of a cache; raise CheckpointError unless its weights are the cache's."""
+    teacher = Teacher(spec_of(cache, weights), device)
+    if teacher.identity().weights != cache.identity["teacher"]["weights"]:
+        raise CheckpointError(
+            f"the weights must be those of cache {cache.key[:12]}, got "
+            f"{f'others ({weights})' if weights else 'none'}. Give its teacher's checkpoint with "
+            "--weights FILE."
+        )
+    return teacher
 
 
 class _Held(threading.local):

@@ -151,6 +151,15 @@ class Target(ABC):
         """Compute a batch of rows, as stored, from one of the alternatives of `sources`."""
         return self.compute(stored.features(sources[-1]))
 
+    def flaw(self, stored: np.ndarray[Any, Any]) -> str | None:
+        """Return what a batch of rows as stored cannot hold, None where all is possible.
+
+        By default values that are not finite.
+        """
+        if stored.dtype.kind == "f" and not bool(np.isfinite(stored).all()):
+            return "holds values that are not finite"
+        return None
+
     def for_array(self, attributes: Mapping[str, Any]) -> Target:
         """Return the target that decodes an array with these attributes: by default itself."""
         return self

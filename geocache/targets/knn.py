@@ -58,6 +58,13 @@ class NearestNeighbours(Target):
         lists = features.neighbours(self.k)
         return lists.cpu().numpy().astype(node_dtype(lists.shape[1]))
 
+    def flaw(self, stored: np.ndarray[Any, Any]) -> str | None:
+        """Look for neighbours that are none of the nodes."""
+        n = stored.shape[1]
+        if stored.min(initial=0) < 0 or int(stored.max(initial=0)) >= n:
+            return f"holds neighbours that are not among its {n} nodes"
+        return None
+
     def decode(self, stored: Tensor) -> Tensor:
         """Return int32 lists (batch, N, k)."""
         return stored.to(torch.int32)

@@ -127,6 +127,14 @@ class Logits(Target):
         """Follow from all logits, as exact as they are stored."""
         return () if self.top is None else ((self.kind,),)
 
+    def flaw(self, stored: np.ndarray[Any, Any]) -> str | None:
+        """Look for values that are not finite and, among the top ones, for what are no classes."""
+        if self.top is not None:
+            classes = stored[:, self.top : 2 * self.top]
+            if not bool(((classes >= 0) & (classes == np.floor(classes))).all()):
+                return "holds class numbers that are none"
+        return super().flaw(stored)
+
     def decode(self, stored: Tensor) -> Tensor:
         """Return float32 logits (batch, K), or the columns (batch, 2 top + 1)."""
         return stored.float()

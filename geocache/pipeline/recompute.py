@@ -1,0 +1,191 @@
+"""Run the teacher on a sample of a cache's rows again and compare with what is stored.
+
+Under the same libraries, device, threads and batch size the bits must be the same, since the same
+batches are run. Under others numbers may differ in their last bits and ties may fall otherwise:
+then almost all entries must agree within a tolerance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+
+from geocache.data.cache import Cache, target_name
+from geocache.data.findings import Finding
+from geocache.data.layout import UNIT_ROWS, ArrayLayout, Group
+from geocache.data.sealed import unseal
+from geocache.pipeline.derivation import derive_rows
+from geocache.pipeline.measure import IMAGES, VALID, Measure, stored_trees
+from geocache.pipeline.plan import Missing, Unit
+from geocache.pipeline.request import Progress
+from geocache.pipeline.teacher import Teacher
+from geocache.pipeline.work import provenance
+
+__all__ = ["Compared", "receipt_of", "recompute_sample"]
+
+_ROWS_A_BATCH = 8
+_TOLERANCE = 1e-2
+"""Of the largest magnitude in the batch."""
+_AGREEING = 0.98
+"""Share of entries that must agree where the bits may differ: ties of trees fall otherwise."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A target of which rows were computed again."""
+
+    target: str
+    n_rows: int
+    by: str
+    """`bits`, or the tolerance that was allowed, and why."""
+
+
+def receipt_of(cache: Cache, layout: ArrayLayout, row: int) -> dict[str, Any] | None:
+    """Return the receipt of the row group that holds a row, None where it is not committed."""
+    index = row // layout.group_rows
+    n_rows = cache.receipts(layout).get((0, index), 0)
+    start = index * layout.group_rows
+    if row >= start + n_rows:
+        return None
+    key = layout.receipt_key(Group(0, index, start, start + n_rows))
+    return unseal(cache.objects.get(key), key)
+
+
+def recompute_sample(
+    cache: Cache, teacher: Teacher, sample: int, tell: Progress
+) -> tuple[list[Finding], list[Compared]]:
+    """Compute the targets of whole batches that hold `sample` rows, drawn by the cache's key.
+
+    Imported targets are left out: no teacher gives them. Derived ones are derived again.
+    """
+    targets = [layout for layout in cache.layouts.values() if _is_target(layout)]
+    n_rows = min(cache.n_built(IMAGES), cache.n_built(VALID))
+    rng = np.random.Generator(np.random.PCG64(int(cache.key[:16], 16)))
+    count = min(-(-sample // _ROWS_A_BATCH), n_rows)
+    rows = np.sort(rng.choice(n_rows, size=count, replace=False)) if count else np.empty(0, int)
+    findings: list[Finding] = []
+    compared: dict[str, tuple[int, str]] = {}
+    seen: set[tuple[str, int]] = set()
+    for done, row in enumerate(map(int, rows), 1):
+        for batch in _batches(cache, targets, row):
+            new = [path for path in batch.paths if (path, batch.start) not in seen]
+            seen.update((path, batch.start) for path in new)
+            for path, stored, computed in _computed(cache, teacher, batch, new):
+                exact = batch.provenance == provenance(
+                    teacher.device, batch.provenance["batch_size"], batch.provenance["threads"]
+                )
+                what = _difference(cache, path, stored, computed, exact=exact)
+                before = compared.get(path, (0, ""))[0]
+                by = "bits" if exact else f"{_TOLERANCE:g} of the largest, other provenance"
+                compared[path] = (before + len(stored), by)
+                if what is not None:
+                    layout = cache.layouts[path]
+                    index = batch.start // layout.group_rows
+                    key = layout.object_key(Group(0, index, 0, 0))
+                    rows_of = (batch.start, batch.start + len(stored))
+                    findings.append(Finding(key, path, rows_of, what, "recompute"))
+        tell("recomputing", done, len(rows))
+    return findings, [Compared(target_name(p), n, by) for p, (n, by) in sorted(compared.items())]
+
+
+@dataclass(frozen=True)
+class _Batch:
+    start: int
+    stop: int
+    provenance: Mapping[str, Any]
+    paths: Mapping[str, tuple[str, ...] | None]
+    """Which arrays this batch was computed for, and what each was derived from, if it was."""
+
+
+def _is_target(layout: ArrayLayout) -> bool:
+    return "kind" in layout.attributes.get("geocache", {})
+
+
+def _batches(cache: Cache, targets: Iterable[ArrayLayout], row: int) -> list[_Batch]:
+    """Return the batches that gave a row its targets: one for each provenance."""
+    found: dict[str, tuple[dict[str, Any], dict[str, tuple[str, ...] | None]]] = {}
+    for layout in targets:
+        receipt = receipt_of(cache, layout, row)
+        if receipt is None or "imported" in receipt:
+            continue
+        own = {k: receipt[k] for k in ("device", "machine", "batch_size", "threads", "versions")}
+        paths = found.setdefault(repr(own), (own, {}))[1]
+        sources = receipt.get("derived_from")
+        paths[layout.path] = None if sources is None else tuple(sources)
+    batches = []
+    for own, paths in found.values():
+        unit = row - row % UNIT_ROWS
+        start = row - (row - unit) % own["batch_size"]
+        front = min(cache.layouts[path].n_rows for path in paths)
+        stop = min(start + own["batch_size"], unit + UNIT_ROWS, front, _committed(cache, paths))
+        batches.append(_Batch(start, stop, own, paths))
+    return batches
+
+
+def _committed(cache: Cache, paths: Iterable[str]) -> int:
+    names = [target_name(path) for path in paths]
+    return min(cache.n_built(name) for name in (*names, IMAGES, VALID))
+
+
+def _computed(
+    cache: Cache, teacher: Teacher, batch: _Batch, paths: list[str]
+) -> Iterator[tuple[str, np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
+    """Yield (path, stored rows, rows computed now)."""
+    start, stop = batch.start, batch.stop
+    if start >= stop:
+        return
+    torch.set_num_threads(batch.provenance["threads"])
+    images: UInt8[np.ndarray, "rows h w 3"] = cache.read(IMAGES, start, stop)
+    bad = np.flatnonzero(~cache.read(VALID, start, stop).astype(np.bool_)).tolist()
+    padding = batch.provenance["batch_size"] - (stop - start)
+    padded = np.concatenate([images, np.repeat(images[-1:], padding, axis=0)])
+    measured = [path for path in paths if batch.paths[path] is None]
+    computed: dict[str, np.ndarray[Any, Any]] = {}
+    # Trees by themselves; what lies over trees, over those that are stored.
+    trees = [path for path in measured if path.endswith("/mst")]
+    for some in (trees, [path for path in measured if path not in trees]):
+        if some:
+            measure = Measure(some)
+            unit = Unit(0, start, stop, ())
+            over = {} if some is trees else stored_trees(cache, unit, measure.layers)
+            held = {layer: torch.from_numpy(rows) for layer, rows in over.items()}
+            tensors = teacher.tap(measure.layers).run(padded)
+            computed.update(measure(tensors, start, stop, bad, held))
+    for path in paths:
+        sources = batch.paths[path]
+        if sources is not None:
+            missing = [Missing(path, Group(0, 0, start, stop))]
+            parts = derive_rows(
+                cache, {target_name(path): sources}, missing, batch.provenance["batch_size"]
+            )
+            computed[path] = np.concatenate([rows[path] for rows, _, _ in parts])
+    for path in paths:
+        yield path, cache.read(target_name(path), start, stop), computed[path]
+
+
+def _difference(
+    cache: Cache,
+    path: str,
+    stored: np.ndarray[Any, Any],
+    computed: np.ndarray[Any, Any],
+    *,
+    exact: bool,
+) -> str | None:
+    if exact:
+        same = stored.tobytes() == computed.tobytes()
+        return None if same else "is not, bit for bit, what the teacher gives"
+    target = cache.decoder(target_name(path))
+    a, b = (target.decode(torch.from_numpy(rows)).double().numpy() for rows in (stored, computed))
+    if stored.dtype.kind == "f" or "scale_factor" in cache.layouts[path].attributes:
+        agreeing = np.abs(a - b) <= _TOLERANCE * max(float(np.abs(a).max(initial=0)), 1e-12)
+    else:
+        agreeing = a == b
+    share = float(agreeing.mean()) if agreeing.size else 1.0
+    if share >= _AGREEING:
+        return None
+    return f"agrees with the teacher in {share:.1%} of its entries only"
