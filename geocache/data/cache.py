@@ -126,8 +126,9 @@ class Cache:
         """Refuse an array of other rows than the cache's; evaluation splits have their own."""
         if layout.n_rows != self.n_rows and not layout.path.startswith("eval/"):
             raise CacheError(
-                f"array '{layout.path}' must have the cache's {self.n_rows} rows, got "
-                f"{layout.n_rows} ({self.path}). Build the cache again."
+                f"object 'meta/arrays/{layout.path}/zarr.json' is damaged: it has {layout.n_rows} "
+                f"rows, the cache {self.n_rows} ({self.path}). `geocache verify {self.key[:12]} "
+                "--repair` restores it."
             )
 
     def receipts(self, layout: ArrayLayout) -> dict[tuple[int, int], int]:
@@ -214,10 +215,7 @@ class Cache:
 
     def read_array(self, path: str, start: int, stop: int, view: int = 0) -> np.ndarray[Any, Any]:
         """Return rows [start, stop) of any array, by its path in the cache; as `read` otherwise."""
-        layout = self.layouts.get(path)
-        if layout is None:
-            raise self._missing(target_name(path))
-        return self._read(layout, start, stop, view)
+        return self._read(self._layout_at(path), start, stop, view)
 
     def decoder(self, name: str) -> Target:
         """Return the target that decodes stored batches of `name`.
@@ -278,12 +276,8 @@ class Cache:
     @cached_property
     def eval_splits(self) -> tuple[str, ...]:
         """The evaluation splits that stand in the cache whole."""
-        return tuple(
-            path.split("/")[1]
-            for path, layout in self.layouts.items()
-            if re.fullmatch(r"eval/[^/]+/images", path)
-            and (self._front(layout) == layout.n_rows or self._was_whole(path))
-        )
+        found = {path.split("/")[1] for path in self.layouts if path.startswith("eval/")}
+        return tuple(split for split in sorted(found) if self._is_whole(f"eval/{split}/images"))
 
     @cached_property
     def eval_images(self) -> UInt8[np.ndarray, "n height width 3"] | None:
@@ -337,11 +331,29 @@ class Cache:
         except CacheError:
             return view == 0 and self.objects.exists(key)
 
+    def _is_whole(self, path: str) -> bool:
+        layout = self.layouts.get(path)
+        whole = layout is not None and self._front(layout) == layout.n_rows
+        return whole or self._was_whole(path)
+
     def _layout(self, name: str) -> ArrayLayout:
-        layout = self.layouts.get(array_path(name))
+        return self._layout_at(array_path(name))
+
+    def _layout_at(self, path: str) -> ArrayLayout:
+        layout = self.layouts.get(path)
         if layout is None:
-            raise self._missing(name)
+            self._check_declared(path)
+            raise self._missing(target_name(path))
         return layout
+
+    def _check_declared(self, path: str) -> None:
+        """Raise CacheError where an array is published of which the layout is gone."""
+        if self._was_whole(path):
+            raise CacheError(
+                f"object 'meta/arrays/{path}/zarr.json' is damaged: it is missing (all rows of "
+                f"array '{path}', cache {self.key[:12]}). `geocache verify {self.key[:12]} "
+                "--repair` restores it."
+            )
 
     def _missing(self, name: str) -> MissingTargetError:
         known = self.target_names()
@@ -354,7 +366,7 @@ class Cache:
     def _eval(self, part: str) -> np.ndarray[Any, Any] | None:
         if not self.eval_splits:
             return None
-        layout = self.layouts[f"eval/{self.eval_splits[-1]}/{part}"]
+        layout = self._layout_at(f"eval/{self.eval_splits[-1]}/{part}")
         return self._read(layout, 0, layout.n_rows, 0)
 
     def _small(self, name: str) -> np.ndarray[Any, Any]:

@@ -142,7 +142,13 @@ def _check_receipts(
         group = Group(view, index, start, start + longest)
         rows = (group.start, group.stop)
         for n_rows in by_length.keys() - {longest}:
-            look.add(f"{layout.receipts}/{by_length[n_rows]}", path, rows, "is outgrown", "-")
+            look.add(
+                f"{layout.receipts}/{by_length[n_rows]}",
+                path,
+                rows,
+                "is outgrown by a longer one",
+                "-",
+            )
         key, receipt = layout.object_key(group), receipts[by_length[longest]]
         if receipt is None or not receipt_fits(receipt, layout, group, digest):
             what = "does not fit its own checksum, its name or its array"

@@ -13,7 +13,7 @@ either.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -41,6 +41,7 @@ __all__ = [
     "finish_announced",
     "root_metadata",
     "small_layout",
+    "update_classes",
 ]
 
 
@@ -66,6 +67,16 @@ def create_cache(path: Address, about: Mapping[str, Any]) -> Cache:
             "Move it away or choose another store."
         )
     return cache
+
+
+def update_classes(cache: Cache, classes: Sequence[str]) -> None:
+    """Correct the names of a cache's classes, as labels are corrected; nothing else of its root.
+
+    The document is replaced at once, so a reader sees the old names or the new ones.
+    """
+    if tuple(classes) != cache.classes:
+        about = {name: value for name, value in cache.about.items() if name != "sha256"}
+        cache.objects.put("zarr.json", root_metadata({**about, "classes": list(classes)}))
 
 
 def small_layout(path: str, rows: np.ndarray[Any, Any], axes: tuple[str, ...] = ()) -> ArrayLayout:

@@ -14,7 +14,7 @@ from geocache.data.dataset import ImageDataset
 from geocache.data.leftovers import remove_leftovers
 from geocache.data.objects import Address, Objects
 from geocache.data.store import layout_from
-from geocache.data.writer import CacheWriter, create_cache, small_layout
+from geocache.data.writer import CacheWriter, create_cache, small_layout, update_classes
 from geocache.errors import DataError, StorageError
 from geocache.pipeline.plan import plan_units
 
@@ -70,6 +70,8 @@ def write_rows(
     order: Int64[np.ndarray, " n"],
 ) -> None:
     """Write what each row is: its label, its place in the data set and its content's digest."""
+    if dataset.classes:
+        update_classes(Cache(writer.objects.root), dataset.classes)
     for name, rows, axes in (
         ("labels", dataset.labels[order], ()),
         ("dataset_index", order, ()),

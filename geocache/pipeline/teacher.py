@@ -11,11 +11,11 @@ from typing import Any, Self
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from torch import Tensor
+from torch import Tensor, nn
 
 from geocache.data.cache import Cache
 from geocache.data.identity import TeacherIdentity
-from geocache.errors import CacheError, CheckpointError, NumericError
+from geocache.errors import CacheError, CheckpointError, ConfigError, NumericError
 from geocache.models import Taps, build_model, load_weights, state_digest
 
 __all__ = [
@@ -28,6 +28,8 @@ __all__ = [
 ]
 
 _PROBE_IMAGES = 2
+_PROBE_NEIGHBOURS = 3
+"""Further images that the probed ones are run beside."""
 _PROBE_TOLERANCE = 1e-3
 
 
@@ -67,6 +69,7 @@ class Teacher:
             load_weights(self.model, spec.weights)
         # Channels last is 1.8 times faster on a CPU (ResNet-20, batch 64) and no slower on a GPU.
         self.model.eval().requires_grad_(False)
+        _check_eval_mode(self.model, spec.model)
         self.model.to(device).to(memory_format=torch.channels_last)
         self.device = device
         self._mean = torch.tensor(spec.mean, device=device).view(1, -1, 1, 1)
@@ -127,20 +130,61 @@ class Teacher:
     def probe(self) -> list[list[float]]:
         """Return the output for two fixed noise images, to recognise the teacher's behaviour.
 
-        Raises NumericError when the output is not finite.
+        Raises NumericError when the output is not finite, ConfigError when an image's output
+        depends on the images beside it or changes from run to run.
         """
-        _, height, width = self.spec.input_shape
-        noise = np.random.Generator(np.random.PCG64(0)).integers(
-            0, 256, (_PROBE_IMAGES, height, width, 3), dtype=np.uint8
-        )
-        output = self.run(noise)[""].float().flatten(1).cpu()
+        images = _noise(_PROBE_IMAGES + _PROBE_NEIGHBOURS, self.spec.input_shape)
+        output = self._output(images[:_PROBE_IMAGES])
         if not bool(torch.isfinite(output).all()):
             raise NumericError(
                 f"teacher '{self.spec.model}' must give finite outputs, got NaN or infinity. "
                 "Check its weights and normalisation."
             )
+        self._check_steady(images, output)
         rows: list[list[float]] = output.tolist()
         return rows
+
+    def _check_steady(
+        self, images: UInt8[np.ndarray, "batch height width 3"], output: Tensor
+    ) -> None:
+        """Refuse a teacher whose answer for an image is not a function of the image alone."""
+        n = _PROBE_IMAGES
+        self._compare(output, self._output(images[:n]), "changes from run to run")
+        alone = torch.cat([self._output(images[i : i + 1]) for i in range(n)])
+        self._compare(output, alone, "depends on the other images of the batch")
+        backwards = self._output(images[::-1].copy()).flip(0)[:n]
+        self._compare(output, backwards, "depends on the other images of the batch")
+
+    def _compare(self, expected: Tensor, found: Tensor, what: str) -> None:
+        scale = max(float(expected.abs().max()), 1e-12)
+        error = float((expected - found).abs().max())
+        if not error <= _PROBE_TOLERANCE * scale:
+            raise ConfigError(
+                f"teacher '{self.spec.model}' must give each image its own output, got one that "
+                f"{what} (by {error / scale:.2g} of the largest). Switch off what draws random "
+                "numbers or takes statistics of the batch in its forward."
+            )
+
+    def _output(self, images: UInt8[np.ndarray, "batch height width 3"]) -> Tensor:
+        return self.run(images)[""].float().flatten(1).cpu()
+
+
+def _noise(n: int, input_shape: tuple[int, int, int]) -> UInt8[np.ndarray, "n height width 3"]:
+    _, height, width = input_shape
+    shape = (n, height, width, 3)
+    return np.random.Generator(np.random.PCG64(0)).integers(0, 256, shape, dtype=np.uint8)
+
+
+def _check_eval_mode(model: nn.Module, name: str) -> None:
+    """Refuse a model of which a part stays in training mode after `eval()`."""
+    for path, module in model.named_modules():
+        if module.training:
+            part = f"'{path}'" if path else "the model itself"
+            raise ConfigError(
+                f"teacher '{name}' must be in evaluation mode after eval(), got {part} "
+                f"({type(module).__name__}) in training mode. Let its train() pass the mode on to "
+                "its parts."
+            )
 
 
 def check_probe(stored: list[list[float]], now: list[list[float]], key: str) -> None:
