@@ -28,6 +28,7 @@ from geocache.pipeline.work import provenance
 
 __all__ = ["Compared", "receipt_of", "recompute_sample"]
 
+_PROVENANCE = ("device", "machine", "batch_size", "threads", "versions")
 _ROWS_A_BATCH = 8
 _TOLERANCE = 1e-2
 """Of the largest magnitude in the batch."""
@@ -79,16 +80,17 @@ def recompute_sample(
                 exact = batch.provenance == provenance(
                     teacher.device, batch.provenance["batch_size"], batch.provenance["threads"]
                 )
-                what = _difference(cache, path, stored, computed, exact=exact)
-                before = compared.get(path, (0, ""))[0]
                 by = "bits" if exact else f"{_TOLERANCE:g} of the largest, other provenance"
-                compared[path] = (before + len(stored), by)
-                if what is not None:
-                    layout = cache.layouts[path]
-                    index = batch.start // layout.group_rows
-                    key = layout.object_key(Group(0, index, 0, 0))
-                    rows_of = (batch.start, batch.start + len(stored))
-                    findings.append(Finding(key, path, rows_of, what, "recompute"))
+                n_compared = 0
+                for group in _groups_in(cache, batch, path):
+                    part = slice(group.start - batch.start, group.stop - batch.start)
+                    what = _difference(cache, path, stored[part], computed[part], exact=exact)
+                    n_compared += group.stop - group.start
+                    if what is not None:
+                        key = cache.layouts[path].object_key(group)
+                        rows_of = (group.start, group.stop)
+                        findings.append(Finding(key, path, rows_of, what, "recompute"))
+                compared[path] = (compared.get(path, (0, ""))[0] + n_compared, by)
         tell("recomputing", done, len(rows))
     return findings, [Compared(target_name(p), n, by) for p, (n, by) in sorted(compared.items())]
 
@@ -113,7 +115,7 @@ def _batches(cache: Cache, targets: Iterable[ArrayLayout], row: int) -> list[_Ba
         receipt = receipt_of(cache, layout, row)
         if receipt is None or "imported" in receipt:
             continue
-        own = {k: receipt[k] for k in ("device", "machine", "batch_size", "threads", "versions")}
+        own = {k: receipt[k] for k in _PROVENANCE}
         paths = found.setdefault(repr(own), (own, {}))[1]
         sources = receipt.get("derived_from")
         paths[layout.path] = None if sources is None else tuple(sources)
@@ -125,6 +127,17 @@ def _batches(cache: Cache, targets: Iterable[ArrayLayout], row: int) -> list[_Ba
         stop = min(start + own["batch_size"], unit + UNIT_ROWS, front, _committed(cache, paths))
         batches.append(_Batch(start, stop, own, paths))
     return batches
+
+
+def _groups_in(cache: Cache, batch: _Batch, path: str) -> Iterator[Group]:
+    """Yield the parts of a batch by row group, of those groups that were computed in one way."""
+    layout = cache.layouts[path]
+    size = layout.group_rows
+    for start in range(batch.start - batch.start % size, batch.stop, size):
+        low, high = max(start, batch.start), min(start + size, batch.stop)
+        receipt = receipt_of(cache, layout, low)
+        if receipt is not None and all(receipt[k] == batch.provenance[k] for k in _PROVENANCE):
+            yield Group(0, start // size, low, high)
 
 
 def _committed(cache: Cache, paths: Iterable[str]) -> int:

@@ -27,6 +27,8 @@ from geocache.pipeline.teacher import fitting_teacher
 __all__ = ["VerifyReport", "cache_address", "verify"]
 
 _SAMPLE_ROWS = 64
+_ROUNDS = 3
+"""Of repair: what one finds may hide what the next look finds, as a lost root does."""
 
 
 @dataclass(frozen=True)
@@ -82,13 +84,18 @@ def verify(
     tell = progress or (lambda phase, done, total: None)
     address = cache_address(which, store)
     report = _verified(address, depth, weights, sample, tell)
-    if repair and report.damage:
-        damage = report.damage
-        repair_cache(address, damage, Means(weights, tuple(datasets), root), tell)
+    repaired: dict[str, Finding] = {}
+    for _ in range(_ROUNDS if repair else 0):
+        if not report.damage:
+            break
+        repaired.update((finding.key, finding) for finding in report.damage)
+        means = Means(weights, tuple(datasets), root)
+        repair_cache(address, report.damage, means, tell)
         report = _verified(address, depth, weights, sample, tell)
-        still = {finding.key for finding in report.damage}
-        repaired = tuple(finding for finding in damage if finding.key not in still)
-        report = dataclasses.replace(report, repaired=repaired)
+    still = {finding.key for finding in report.damage}
+    report = dataclasses.replace(
+        report, repaired=tuple(f for key, f in sorted(repaired.items()) if key not in still)
+    )
     return dataclasses.replace(report, elapsed_s=time.monotonic() - started)
 
 
@@ -104,6 +111,8 @@ def _verified(
     cache = Cache(address)
     contents = check_contents(cache, tell)
     report = dataclasses.replace(report, findings=(*contents, *report.findings))
+    if contents:
+        return dataclasses.replace(report, left_out="what cannot be right is to be repaired first")
     if cache.identity["teacher"]["model"].startswith("imported:"):
         return dataclasses.replace(report, left_out="its targets were imported")
     if not cache.n_built(IMAGES):
