@@ -74,7 +74,7 @@ def test_a_sound_cache_has_every_byte_under_a_checksum(whole: Whole) -> None:
     assert result.n_bytes == sum(map(len, whole.objects.values()))
 
 
-def test_every_flipped_bit_is_found(whole: Whole, record_property: Record) -> None:
+def test_every_flipped_bit_is_found(whole: Whole, record_testsuite_property: Record) -> None:
     n_flipped, missed = missed_faults(
         whole,
         (
@@ -83,14 +83,14 @@ def test_every_flipped_bit_is_found(whole: Whole, record_property: Record) -> No
             for bit in bits_to_flip(key, data, few=12)
         ),
     )
-    record_property("bits flipped", n_flipped)
-    record_property("objects", len(whole.objects))
-    record_property("bytes covered", sum(map(len, whole.objects.values())))
+    record_testsuite_property("bits flipped", n_flipped)
+    record_testsuite_property("objects", len(whole.objects))
+    record_testsuite_property("bytes covered", sum(map(len, whole.objects.values())))
     assert missed == []
     assert n_flipped > 1500
 
 
-def test_every_cut_is_found(whole: Whole, record_property: Record) -> None:
+def test_every_cut_is_found(whole: Whole, record_testsuite_property: Record) -> None:
     shards = [key for key in whole.objects if n_chunks(whole, key) > 1]
     n_cut, missed = missed_faults(
         whole,
@@ -100,7 +100,7 @@ def test_every_cut_is_found(whole: Whole, record_property: Record) -> None:
             for length in lengths(data, n_chunks(whole, key))
         ),
     )
-    record_property("objects cut", n_cut)
+    record_testsuite_property("objects cut", n_cut)
     assert missed == []
     assert len(shards) > 8
 
@@ -124,11 +124,13 @@ def exchanges(whole: Whole) -> Iterator[tuple[str, str]]:
                     yield key, other
 
 
-def test_every_object_in_anothers_place_is_found(whole: Whole, record_property: Record) -> None:
+def test_every_object_in_anothers_place_is_found(
+    whole: Whole, record_testsuite_property: Record
+) -> None:
     n_exchanged, missed = missed_faults(
         whole, ((key, whole.files[other]) for key, other in exchanges(whole))
     )
-    record_property("objects exchanged", n_exchanged)
+    record_testsuite_property("objects exchanged", n_exchanged)
     assert missed == []
     assert n_exchanged > 120
 
