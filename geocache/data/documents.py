@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections import Counter
@@ -17,7 +16,7 @@ from geocache.data.formats import brought_up
 from geocache.data.identity import cache_key, data_digest
 from geocache.data.layout import ArrayLayout, Group
 from geocache.data.sealed import digest_of, unseal
-from geocache.data.store import array_metadata, group_metadata, layout_from
+from geocache.data.store import array_metadata, group_metadata, layout_digest, layout_from
 from geocache.errors import CacheError
 
 __all__ = [
@@ -25,6 +24,7 @@ __all__ = [
     "check_groups",
     "check_root",
     "check_samples",
+    "grows",
     "parse_name",
     "parse_receipt",
     "receipt_fits",
@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 _CHUNK = re.compile(r"(.+)/c/\d+(/\d+)*")
-_RECEIPT = re.compile(r"v(\d+)-g(\d{6})(?:-r(\d{6})\.json|\.next)")
+_RECEIPT = re.compile(r"v(\d+)-g(\d{6,12})(?:-r(\d{6,12})\.json|\.next)")
 _KEY_FOLDER = re.compile(r"[0-9a-f]{20}\.zarr")
 
 
@@ -93,6 +93,8 @@ def right_layout(
     """Return which of an array's two documents is right, None where neither is.
 
     Its receipts say so, most of them being right; without receipts, that it is as it is written.
+    The declared one may have more views than the shown one while those are being built: then some
+    receipt counts rows of them.
     """
     digests = Counter(r["layout"] for r in receipts if r["array"] == path)
     digest = digests.most_common(1)[0][0] if digests else None
@@ -101,15 +103,40 @@ def right_layout(
             continue
         try:
             layout = layout_from(path, candidate)
+            fits = array_metadata(layout) == candidate
             if digest is not None:
-                fits = hashlib.sha256(candidate).hexdigest() == digest
-            else:
-                fits = array_metadata(layout) == candidate
+                fits = fits and layout_digest(candidate) == digest
+                fits = fits and not _grown_for_nothing(layout, path, shown, receipts)
         except Exception:  # What a flipped bit makes of a document, zarr refuses in many ways.
             continue
         if fits:
             return candidate
     return None
+
+
+def grows(path: str, shown: bytes, right: bytes) -> bool:
+    """Return whether a shown document is the right one but for views that are being added."""
+    try:
+        fewer = layout_from(path, shown).n_views or 1
+        return layout_digest(shown) == layout_digest(right) and fewer < (
+            layout_from(path, right).n_views or 1
+        )
+    except Exception:  # As above.
+        return False
+
+
+def _grown_for_nothing(
+    layout: ArrayLayout, path: str, shown: bytes | None, receipts: Sequence[Mapping[str, Any]]
+) -> bool:
+    """Return whether a layout has views beside the shown ones of which nothing is committed."""
+    if shown is None or layout.n_views is None:
+        return False
+    try:
+        n_shown = layout_from(path, shown).n_views or 1
+    except Exception:  # As above.
+        return False
+    held = {int(r["view"]) for r in receipts if r["array"] == path}
+    return layout.n_views > n_shown and max(held, default=0) < n_shown
 
 
 def check_root(look: Look) -> dict[str, Any] | None:

@@ -8,7 +8,6 @@ and by the folder's name. Nothing is written. Checksums are no signatures: they 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,16 +18,21 @@ from geocache.data.documents import (
     check_groups,
     check_root,
     check_samples,
+    grows,
     parse_name,
     parse_receipt,
     receipt_fits,
     right_layout,
 )
 from geocache.data.findings import ROWS_ARRAYS, Depth, Finding, Findings, Look, Tell, repair_of
+from geocache.data.labels import LABEL
 from geocache.data.layout import ArrayLayout, Group
 from geocache.data.objects import Address, Objects, open_objects
-from geocache.data.store import layout_from
+from geocache.data.sealed import unseal
+from geocache.data.store import layout_digest, layout_from
+from geocache.data.usage import STAMP
 from geocache.data.writer import describe
+from geocache.errors import CacheError
 
 __all__ = ["Depth", "Finding", "Findings", "verify_objects"]
 
@@ -113,11 +117,9 @@ def _check_array(look: Look, path: str) -> list[_Task]:
     if right is None:
         look.vouched.update(key for key in look.sizes if key.startswith(f"{path}/c/"))
         return []
-    if shown is not None and shown != right:
+    if shown is not None and shown != right and not grows(path, shown, right):
         look.add(f"{path}/zarr.json", path, None, "is not the array's layout", "rewrite")
-    return _check_receipts(
-        look, layout_from(path, right), receipts, hashlib.sha256(right).hexdigest()
-    )
+    return _check_receipts(look, layout_from(path, right), receipts, layout_digest(right))
 
 
 def _check_receipts(
@@ -217,10 +219,23 @@ def _check_object(look: Look, task: _Task, depth: Depth) -> str | None:
     return None if describe(data) in task.expected else "does not fit its receipt's checksums"
 
 
+def _is_sealed(data: bytes, key: str) -> bool:
+    try:
+        unseal(data, key)
+    except CacheError:
+        return False
+    return True
+
+
 def _unknown(look: Look, paths: Iterable[str]) -> None:
     for key in sorted(look.sizes.keys() - look.vouched):
         array = next((path for path in paths if key.startswith(f"{path}/c/")), None)
-        if key == "meta/lock":
+        if key in ("meta/lock", STAMP):
+            continue
+        if key == LABEL:
+            data = look.fetch(key)
+            if data is None or not _is_sealed(data, key):
+                look.add(key, None, None, "does not fit its own checksum; name it again", "-")
             continue
         if array is not None:
             look.add(key, array, None, "is counted by no receipt", "-")
