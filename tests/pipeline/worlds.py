@@ -9,6 +9,7 @@ import numpy as np
 
 from geocache.data.cache import Cache
 from geocache.data.datasets import open_dataset
+from geocache.data.usage import STAMP
 from geocache.pipeline.build import BuildReport
 from geocache.targets import LayerTarget, parse_target
 
@@ -24,12 +25,12 @@ def images(**options: Any) -> Any:
 
 
 def contents(report_or_path: BuildReport | Path) -> dict[str, bytes]:
-    """Every file of a cache by its name."""
+    """Every file of a cache by its name, but for the stamp that says when it was last used."""
     path = report_or_path if isinstance(report_or_path, Path) else report_or_path.path
     return {
         file.relative_to(path).as_posix(): file.read_bytes()
         for file in sorted(path.rglob("*"))
-        if file.is_file()
+        if file.is_file() and file != path / STAMP
     }
 
 
