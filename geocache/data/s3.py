@@ -4,10 +4,12 @@ A bucket shows an object only when it is whole, so `put` needs no second name, a
 write on the condition that nothing is there (`If-None-Match: *`). Where something is there after
 all it may be our own write, whose reply was lost: the bytes are compared.
 
-Buckets have no locks. Two builders of one cache may therefore do the same work twice, and nothing
-is torn by it: objects appear whole, a receipt is created once, and it describes whole objects or
-its group counts as damaged and is built again. Leftovers of builders that died are never removed
-here, since whether another is still at work cannot be known; they take space and are not read.
+Buckets have no locks. Two builders of one cache may therefore do the same work twice, which changes
+nothing where their bits agree. Where they do not (other libraries, another kind of device) whoever
+wrote an object last settles its receipt; one that reads back the other's bytes stops with an error,
+and a group whose receipt and object do not fit counts as damaged, is never read, and `verify
+--repair` mends it. Leftovers of builders that died are never removed here, since whether another is
+still at work cannot be known; they take space and are not read.
 """
 
 from __future__ import annotations
