@@ -429,6 +429,7 @@ class Cache:
             document = unseal(receipt, name)
             described = document["objects"][key]
             same = document["layout"] == self._layout_digest(layout.path)
+            same = same and document["cache"] == self.key
             return bool(
                 same and described["bytes"] == len(data) and described["crc32c"] == checksum(data)
             )

@@ -72,11 +72,12 @@ def parse_receipt(data: bytes | None) -> dict[str, Any] | None:
 
 
 def receipt_fits(
-    receipt: Mapping[str, Any], layout: ArrayLayout, group: Group, digest: str
+    receipt: Mapping[str, Any], layout: ArrayLayout, group: Group, digest: str, key: str | None
 ) -> bool:
-    """Return whether a receipt is that of this group of this array."""
+    """Return whether a receipt is that of this group of this array of the cache with this key."""
     return bool(
-        receipt["array"] == layout.path
+        (key is None or receipt.get("cache") == key)
+        and receipt["array"] == layout.path
         and receipt["view"] == group.view
         and receipt["rows"] == [group.start, group.stop]
         and receipt["layout"] == digest

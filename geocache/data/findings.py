@@ -63,6 +63,8 @@ class Look:
     objects: Objects
     sizes: dict[str, int] = field(default_factory=dict)
     """Bytes of every object by key."""
+    key: str | None = None
+    """The cache's key, None where its root document cannot be trusted."""
     findings: list[Finding] = field(default_factory=list)
     vouched: set[str] = field(default_factory=set)
     """Keys that were held against something."""

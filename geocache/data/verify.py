@@ -73,6 +73,7 @@ def _look(
     """Look at everything, or at these arrays and the documents of all (None among them)."""
     look = Look(objects, dict(objects.walk()))
     about = check_root(look)
+    look.key = None if about is None else about["key"]
     paths = array_paths(look.sizes)
     tasks = []
     for path in paths:
@@ -152,7 +153,7 @@ def _check_receipts(
                 "-",
             )
         key, receipt = layout.object_key(group), receipts[by_length[longest]]
-        if receipt is None or not receipt_fits(receipt, layout, group, digest):
+        if receipt is None or not receipt_fits(receipt, layout, group, digest, look.key):
             what = "does not fit its own checksum, its name or its array"
             look.add(layout.receipt_key(group), path, rows, what, repair_of(path))
             look.vouched.add(key)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -196,6 +197,11 @@ class CacheWriter:
         if not self.objects.create(key, metadata) and self.objects.get(key) != metadata:
             self.objects.put(key, metadata)
 
+    @cached_property
+    def _key(self) -> str:
+        """The cache's key: a receipt of another cache, of the same data even, counts nothing."""
+        return Cache(self.objects.root).key
+
     def _sole(self, layout: ArrayLayout, group: Group) -> AbstractContextManager[bool]:
         """Wait until no other writer is at this group: an announcement is of one of them."""
         name = hashlib.sha256(layout.object_key(group).encode()).hexdigest()[:20]
@@ -238,6 +244,7 @@ class CacheWriter:
         notes: Mapping[str, Any] | None,
     ) -> bytes:
         receipt = {
+            "cache": self._key,
             "array": layout.path,
             "view": group.view,
             "rows": [group.start, group.stop],

@@ -270,6 +270,8 @@ class _Repair:
                 derived={name: found for name, found in sources.items() if found is not None},
                 device=device,
                 skip_bad=True,
+                views=cache.views,
+                alone=True,
             )
             threads = torch.get_num_threads()
             try:

@@ -12,6 +12,7 @@ import os
 import platform
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
@@ -64,6 +65,8 @@ class Job:
     device: str = "cpu"
     skip_bad: bool = False
     views: ViewSet = field(default_factory=ViewSet)
+    alone: bool = False
+    """Whether the caller, in this process, keeps every other writer out already."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,8 @@ def run_unit(job: Job, unit: Unit, indices: Int64[np.ndarray, " rows"]) -> Outco
         cache = Cache(job.cache_path)
         name = f"v{unit.view}-r{unit.start:09d}"
         # A worker counts as a writer by itself: it may outlive the builder that sent it.
-        with cache.objects.writing(), cache.objects.claim(name) as ours:
+        counted = nullcontext() if job.alone else cache.objects.writing()
+        with counted, cache.objects.claim(name) as ours:
             if not ours:
                 return Outcome(unit, busy=True)
             return _Worker(job, cache, _still_missing(cache, unit), indices).run()
