@@ -28,6 +28,14 @@ class TinyImages(ArrayDataset):
         if index == self.harmful and self.flag.exists():
             if self.harm == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
+            if self.harm == "kill once":
+                self.flag.unlink()
+                os.kill(os.getpid(), signal.SIGKILL)
+            if self.harm == "kill another":  # The process whose id stands in the flag file.
+                os.kill(int(self.flag.read_text()), signal.SIGKILL)
+            if self.harm == "interrupt":
+                self.flag.unlink()
+                os.kill(os.getpid(), signal.SIGINT)
             if self.harm == "unreadable":
                 raise DataError(f"{self.where(index)} must be a readable image, got noise.")
             raise RuntimeError("the network share went away")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from typing import Any
 
@@ -47,6 +48,7 @@ def run(
         n_live = max(1, len(client.scheduler_info(n_workers=-1)["workers"]))
         shared = client.scatter(job, broadcast=True, hash=False)
         waiting = list(reversed(units))
+        n_lost = 0
         of_future: dict[str, Unit] = {}
 
         def submit(unit: Unit) -> Any:
@@ -59,10 +61,16 @@ def run(
         running = _distributed().as_completed([submit(unit) for unit in first], loop=client.loop)
         for future in running:
             unit = of_future.pop(future.key)
-            if future.status == "finished":
-                outcome: Outcome = future.result()
-            else:
-                outcome = Outcome(unit, error=f"its worker was lost: {future.exception()!r}")
+            outcome = _outcome(client, future, unit)
+            if outcome is None:
+                n_lost += 1
+                if n_lost > _RETRIES * len(units):
+                    outcome = Outcome(unit, error="its worker was lost, again and again")
+                else:
+                    if shared.status != "finished":
+                        shared = client.scatter(job, broadcast=True, hash=False)
+                    running.add(submit(unit))
+                    continue
             if outcome.busy:
                 if not waiting:
                     time.sleep(BUSY_WAIT_S)
@@ -71,10 +79,27 @@ def run(
                 continue
             report(outcome)
             if outcome.fatal:
-                client.cancel(list(running.futures))
+                if client.status == "running":
+                    client.cancel(list(running.futures))
                 return
             if waiting:
                 running.add(submit(waiting.pop()))
+
+
+def _outcome(client: Any, future: Any, unit: Unit) -> Outcome | None:
+    """Return what became of a unit, None where the job was lost with the workers that held it."""
+    try:
+        if future.status == "finished":
+            finished: Outcome = future.result()
+            return finished
+        if not future.cancelled():
+            return Outcome(unit, error=f"its worker was lost: {future.exception()!r}")
+        if client.status == "running":
+            return None
+    except (OSError, CancelledError):  # The connection broke while we asked.
+        pass
+    reason = "the scheduler was lost. What was committed is safe; run the same command again."
+    return Outcome(unit, error=reason, fatal=True)
 
 
 def _run_unit(job: Job, unit: Unit, indices: Int64[np.ndarray, " rows"]) -> Outcome:
