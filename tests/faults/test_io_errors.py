@@ -54,7 +54,7 @@ def fail_until_untouched(scenario: Prepared, store: Path, number: int, step: int
 def test_some_calls_fail(
     prepared: dict[str, Prepared], name: str, number: int, tmp_path: Path
 ) -> None:
-    fail_until_untouched(prepared[name], tmp_path / "store", number, 23)
+    fail_until_untouched(prepared[name], tmp_path / "store", number, 47)
 
 
 @pytest.mark.slow

@@ -69,7 +69,7 @@ def check_some(scenario: Prepared, folder: Path, limit: int | None) -> None:
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_power_cut_at_some_points(prepared: dict[str, Prepared], name: str, tmp_path: Path) -> None:
-    check_some(prepared[name], tmp_path, 25)
+    check_some(prepared[name], tmp_path, 14)
 
 
 @pytest.mark.slow
@@ -177,7 +177,7 @@ def test_killed_resumed_and_then_cut(
     prepared: dict[str, Prepared], name: str, tmp_path: Path
 ) -> None:
     """What a writer that was killed left unsynced is not taken for safe by the next one."""
-    check_killed_then_cut_at_each(prepared[name], tmp_path / "store", 27)
+    check_killed_then_cut_at_each(prepared[name], tmp_path / "store", 41)
 
 
 @pytest.mark.slow
