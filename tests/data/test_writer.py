@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,22 @@ def test_a_damaged_object_is_named(writer: CacheWriter, folder: Path, damage: st
     file.write_bytes(bytes(data) if damage == "flip" else bytes(data[: len(data) // 2]))
     with pytest.raises(CacheError, match=rf"object '{LAYOUT.object_key(group)}' is damaged"):
         Cache(folder).read("l/mst", 2000, 2001)
+
+
+@pytest.mark.parametrize("sizes", [None, (2048, 256)], ids=["one chunk", "chunks"])
+def test_another_whole_object_is_not_the_one(folder: Path, sizes: tuple[int, int] | None) -> None:
+    """A CRC-32C over chunks that end in their own is one number for all of a length."""
+    layout = dataclasses.replace(LAYOUT, path="targets/l/other", sizes=sizes)
+    writer = CacheWriter(folder, {})
+    writer.declare(layout)
+    noise = np.random.default_rng(3).integers(0, 256, (4096, 4)).astype(np.uint8)
+    for group in layout.groups()[:2]:
+        writer.commit(layout, group, noise[group.start : group.stop])
+    one, other = (writer.objects.path(layout.object_key(g)) for g in layout.groups()[:2])
+    assert one.stat().st_size == other.stat().st_size
+    one.write_bytes(other.read_bytes())
+    with pytest.raises(CacheError, match="is not the one that its receipt describes"):
+        Cache(folder).read("l/other", 0, 1)
 
 
 def test_replace_corrects_and_leaves_alone(writer: CacheWriter, folder: Path) -> None:
