@@ -459,7 +459,8 @@ class Cache:
         )
         for group, data in zip(groups, fetched, strict=True):
             low, high = max(start, group.start), min(stop, group.stop)
-            rows = decode_group(layout, group, data)
+            # A partial group holds its front alone.
+            rows = decode_group(layout, _front_of(group, high - group.start), data)
             out[low - start : high - start] = rows[low - group.start : high - group.start]
         return out
 

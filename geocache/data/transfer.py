@@ -19,7 +19,7 @@ from geocache.data.catalog import cache_folder
 from geocache.data.layout import SMALL_UNIT_ROWS, ArrayLayout, Group
 from geocache.data.objects import Address, Objects
 from geocache.data.sealed import unseal
-from geocache.data.store import group_metadata, layout_digest
+from geocache.data.store import array_metadata, group_metadata, layout_digest
 from geocache.data.writer import CacheWriter, describe, root_metadata
 from geocache.errors import CacheError, ConfigError
 
@@ -159,6 +159,8 @@ class _Copy:
         """Copy an array's metadata, which its receipts vouch for."""
         key = f"meta/arrays/{layout.path}/zarr.json"
         metadata = self.source.get(key)
+        if array_metadata(layout) != metadata:
+            raise self._damaged(key, "it is not written as metadata is")
         digest = layout_digest(metadata)
         for piece in itertools.islice(self._pieces(layout), 1):
             receipt = unseal(self.source.get(piece.receipt), piece.receipt)

@@ -22,7 +22,7 @@ from geocache.data.store import (
     decode_group,
     encode_group,
 )
-from geocache.data.writer import CacheWriter, root_metadata
+from geocache.data.writer import CacheWriter, describe, root_metadata
 from geocache.errors import CacheError
 
 WHOLE = ArrayLayout("targets/l/x", "float32", 50, (4,), ("node",), 16)
@@ -129,7 +129,7 @@ def plant(folder: Path, layout: ArrayLayout, data: bytes) -> None:
     writer.commit(layout, group, np.zeros((50, *layout.row_shape), layout.dtype))
     key = layout.receipt_key(group)
     receipt = unseal(writer.objects.get(key), key)
-    described = {"bytes": len(data), "crc32c": checksum(data), "sha256": "0" * 64}
+    described = describe(data)
     receipt["objects"] = {layout.object_key(group): described}
     writer.objects.put(key, seal(receipt))
     writer.objects.put(layout.object_key(group), data)
@@ -194,5 +194,5 @@ def test_bombs_are_refused_within_256_mb(tmp_path: Path) -> None:
         assert "object 'targets/l/x/c/0/0' is damaged" in said[name]
     for name in ("sparse", "document", "root"):
         assert "must be a plain file of at most" in said[name]
-    assert "must have the cache's" in said["rows"]
+    assert "rows, the cache" in said["rows"]
     assert result["grown_mb"] < 256

@@ -130,7 +130,7 @@ def test_an_interrupted_pull_goes_on(
 
 
 def test_an_interrupted_push_goes_on(source: Path, bucket: str, proxy: Proxy) -> None:
-    proxy.refuse = lambda request: 403 if request.number > 30 else 0
+    proxy.refuse = lambda request: 403 if request.number > 50 else 0
     with pytest.raises(GeocacheError, match="must be granted"):
         copy_cache(source, bucket)
     proxy.refuse = lambda request: 0
