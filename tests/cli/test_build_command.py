@@ -93,7 +93,7 @@ def test_a_recipe_builds_what_its_losses_need(run: Any, recipe: Path) -> None:
         (["--weights", "no.pt"], ["no.pt"]),
         (["--teacher-option", "depht=8"], ["depht", "Did you mean 'depth'?"]),
         (["--dataset-option", "m=3"], ["'m'"]),
-        (["--store", "s3://bucket"], ["s3://bucket"]),
+        (["--store", "gs://bucket"], ["gs://bucket", "s3://BUCKET/PREFIX"]),
         (["--device", "cuda:99"], ["cuda:99"]),
     ],
 )
