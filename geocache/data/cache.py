@@ -7,6 +7,7 @@ decoded, and a missing or damaged object is an error that names it: nothing read
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
@@ -246,9 +247,20 @@ class Cache:
         views: dict[str, Any] = self.identity["views"]
         return views
 
-    def view_parameters(self, view: int, stop: int) -> Shaped[np.ndarray, "stop columns"]:
-        """Return the parameters of one view of rows [0, stop); raises as `read` does."""
-        return self.read("views", 0, stop, view)
+    def row_bytes(self, name: str) -> int:
+        """Return the bytes of one row of a target (or `images`) in one view, as `read` gives it."""
+        layout = self._layout(name)
+        return np.dtype(layout.dtype).itemsize * math.prod(layout.row_shape)
+
+    def group_rows(self, name: str) -> int:
+        """Return the rows of a row group: what one read from the storage holds at least."""
+        return self._layout(name).group_rows
+
+    def view_parameters(
+        self, view: int, stop: int, start: int = 0
+    ) -> Shaped[np.ndarray, "rows columns"]:
+        """Return the parameters of one view of rows [start, stop); raises as `read` does."""
+        return self.read("views", start, stop, view)
 
     @cached_property
     def labels(self) -> Int64[np.ndarray, " n"]:

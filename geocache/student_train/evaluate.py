@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from geocache.data.views import ViewPolicy
 from geocache.errors import CheckpointError, ConfigError, GeocacheError, NumericError
 from geocache.models import build_model
+from geocache.student_train.batch import normalisation, normalise
 from geocache.student_train.checkpoint import load_checkpoint
 from geocache.student_train.order import batch_bounds
 from geocache.student_train.recipe import Recipe
 from geocache.student_train.source import Source, eval_arrays
-from geocache.student_train.stream import normalisation, normalise
 
 __all__ = ["Evaluation", "EvaluationSet", "evaluate", "evaluate_run", "load_student", "measure"]
 

@@ -120,9 +120,19 @@ class Instructors:
         """Return the policy and parameters of the views, the same in each."""
         return self._first.view_identity
 
-    def view_parameters(self, view: int, stop: int) -> NDArray[Any]:
-        """Return the parameters of one view of rows [0, stop), the same in each."""
-        return self._first.view_parameters(view, stop)
+    def view_parameters(self, view: int, stop: int, start: int = 0) -> NDArray[Any]:
+        """Return the parameters of one view of rows [start, stop), the same in each."""
+        return self._first.view_parameters(view, stop, start)
+
+    def row_bytes(self, name: str) -> int:
+        """Return the bytes of a row of a target, or of the first cache's `images`."""
+        source, target = self._find(name)
+        return source.row_bytes(target)
+
+    def group_rows(self, name: str) -> int:
+        """Return the rows of a row group of a target, or of the first cache's `images`."""
+        source, target = self._find(name)
+        return source.group_rows(target)
 
     def n_built(self, name: str, n_views: int | None = None) -> int:
         """Return the rows of a target, or of the first cache's `images`."""

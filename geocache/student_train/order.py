@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["batch_bounds", "epoch_order", "hold_out", "mix"]
+__all__ = ["Rows", "batch_bounds", "epoch_order", "hold_out", "mix", "ranked"]
 
 Rows = NDArray[np.int64]
 
@@ -33,7 +33,8 @@ def mix(seed: int, key: int) -> int:
     return int(_finalise(first ^ words[1:])[0] >> np.uint64(1))
 
 
-def _ranked(rows: Rows, seed: int, key: int) -> Rows:
+def ranked(rows: Rows, seed: int, key: int) -> Rows:
+    """Return `rows` sorted by their hash under (seed, key). O(n log n)."""
     hashes = _finalise(rows.astype(np.uint64) ^ np.uint64(mix(seed, key)))
     return rows[np.argsort(hashes, kind="stable")]
 
@@ -43,7 +44,7 @@ def epoch_order(rows: Rows, *, seed: int, epoch: int) -> Rows:
 
     The order of any two rows does not depend on which others are present. O(n log n).
     """
-    return _ranked(np.sort(rows), seed, epoch)
+    return ranked(np.sort(rows), seed, epoch)
 
 
 def hold_out(rows: Rows, *, fraction: float, seed: int) -> tuple[Rows, Rows]:
@@ -51,9 +52,9 @@ def hold_out(rows: Rows, *, fraction: float, seed: int) -> tuple[Rows, Rows]:
 
     A function of (rows, fraction, seed); a larger fraction holds out the same rows and more.
     """
-    ranked = _ranked(np.sort(rows), seed, _HOLD_OUT)
+    order = ranked(np.sort(rows), seed, _HOLD_OUT)
     n_held = round(fraction * len(rows))
-    return np.sort(ranked[n_held:]), np.sort(ranked[:n_held])
+    return np.sort(order[n_held:]), np.sort(order[:n_held])
 
 
 def batch_bounds(n_rows: int, batch_size: int, *, drop_single: bool = False) -> Iterator[slice]:

@@ -20,6 +20,7 @@ from torch import Tensor
 from geocache.data.dataset import ImageDataset
 from geocache.data.datasets import open_dataset
 from geocache.data.images import ImageSpec, read_rows
+from geocache.data.layout import UNIT_ROWS
 from geocache.data.views import ViewSet
 from geocache.errors import DataError, MissingTargetError
 from geocache.student_train.recipe import IMAGENET_MEAN, IMAGENET_STD, Recipe
@@ -65,7 +66,9 @@ class Source(Protocol):
     def view_identity(self) -> Mapping[str, Any]: ...
     def target_names(self) -> tuple[str, ...]: ...
     def n_built(self, name: str, n_views: int | None = None, /) -> int: ...
-    def view_parameters(self, view: int, stop: int, /) -> NDArray[Any]: ...
+    def row_bytes(self, name: str, /) -> int: ...
+    def group_rows(self, name: str, /) -> int: ...
+    def view_parameters(self, view: int, stop: int, start: int = 0, /) -> NDArray[Any]: ...
     def read(self, name: str, start: int, stop: int, view: int = 0) -> NDArray[Any]: ...
     def decoder(self, name: str, /) -> Decoder: ...
 
@@ -113,10 +116,10 @@ class ArraySource:
         """Return the policy and parameters of the views."""
         return asdict(self.views.identity())
 
-    def view_parameters(self, view: int, stop: int) -> NDArray[Any]:
+    def view_parameters(self, view: int, stop: int, start: int = 0) -> NDArray[Any]:
         """Draw the parameters of any view: without a teacher nothing limits their number."""
         height, width, channels = self.images.shape[1:]
-        return self.views.parameters(self._digests[:stop], view, (height, width, channels))
+        return self.views.parameters(self._digests[start:stop], view, (height, width, channels))
 
     @cached_property
     def _digests(self) -> NDArray[np.uint8]:
@@ -127,6 +130,14 @@ class ArraySource:
     def n_built(self, name: str, n_views: int | None = None) -> int:
         """Return the rows of `images`; nothing else is there."""
         return self.n_rows if name == "images" else 0
+
+    def row_bytes(self, name: str) -> int:
+        """Return the bytes of an image."""
+        return self.images[:1].nbytes
+
+    def group_rows(self, name: str) -> int:
+        """Return the rows that are read together: any number does."""
+        return UNIT_ROWS
 
     def read(self, name: str, start: int, stop: int, view: int = 0) -> NDArray[Any]:
         """Return rows of `images`. Raises MissingTargetError for anything else."""

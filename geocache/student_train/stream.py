@@ -1,76 +1,40 @@
-"""From a cache to batches: load once, gather by row, decode by batch.
+"""From a cache to batches: which rows when, whole in memory or streamed, decoded by batch.
 
-Resident mode: images and targets are read once, in the order they are stored (the fast way to
-read), and kept as they are stored, several times smaller than decoded. A batch is one
-`index_select` an array, then normalisation and decoding of that batch on its device. No step looks
-at single samples in Python.
+The loader holds what it reads in one of two ways: resident where it fits, an exact shuffle of all
+rows; streamed where not, blocks in random order shuffled within a window of bounded size. Either
+way a batch is a function of (seed, epoch, its number), kept as stored until it is due, then
+normalised and decoded at once on its device. No step looks at single samples in Python.
 """
 
 from __future__ import annotations
 
 import copy
+import hashlib
+import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import closing
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64, UInt8
 from numpy.typing import NDArray
-from torch import Tensor
 
 from geocache.data.views import ViewSet
 from geocache.errors import ConfigError, MissingTargetError, nearest
-from geocache.student_train.order import batch_bounds, epoch_order
+from geocache.student_train.batch import Batch, Stored, normalisation, normalise
+from geocache.student_train.memory import budget_bytes
+from geocache.student_train.placement import MODES, place
+from geocache.student_train.resident import Resident
 from geocache.student_train.source import Decoder, Source
+from geocache.student_train.streamed import Streamed
+from geocache.student_train.windows import Share
 from geocache.targets import serving_name
 
 __all__ = ["Batch", "Loader", "find_target", "normalise", "usable_rows"]
 
-_SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One batch: normalised images (B, 3, H, W), labels and rows (B,), decoded targets by name."""
-
-    images: Tensor
-    labels: Tensor
-    targets: Mapping[str, Tensor]
-    rows: Tensor
-
-    def at(self, where: str | None = None) -> dict[str, Tensor]:
-        """Return what a loss compares with at `where`, keyed by the bare names.
-
-        `where` is the teacher's layer, with several teachers `NAME/LAYER`, or `NAME` for what
-        belongs to no layer (logits); with one teacher None stands for that. `labels` is always
-        there.
-        """
-        prefix = f"{where}/" if where else ""
-        found = {
-            name.removeprefix(prefix): value
-            for name, value in self.targets.items()
-            if name.startswith(prefix) and "/" not in name.removeprefix(prefix)
-        }
-        return {"labels": self.labels, **found}
-
-
-def normalise(
-    images: UInt8[Tensor, "batch 3 h w"],
-    scale: Float[Tensor, "3 1 1"],
-    shift: Float[Tensor, "3 1 1"],
-) -> Float[Tensor, "batch 3 h w"]:
-    """Return `images * scale + shift` in float32: (pixels / 255 - mean) / std in one pass."""
-    return torch.addcmul(shift, images.to(torch.float32), scale)
-
-
-def normalisation(
-    mean: Sequence[float], std: Sequence[float], device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Return the (scale, shift) of `normalise` for a mean and std on pixels from 0 to 1."""
-    m = torch.tensor(mean, dtype=torch.float64)
-    s = torch.tensor(std, dtype=torch.float64)
-    return tuple(t.float().view(-1, 1, 1).to(device) for t in (1 / (255 * s), -m / s))  # type: ignore[return-value]
+_log = logging.getLogger(__name__)
 
 
 def usable_rows(source: Source, limit: int | None = None) -> NDArray[np.int64]:
@@ -83,16 +47,25 @@ class Loader:
     """Batches of a cache: `for batch in loader.epoch(e)`, in an order of (seed, epoch) alone.
 
     Arguments: `cache`, what `geocache.open` returns; `targets`, names such as `logits` or
-    `layer2/mst`; `batch_size` and `seed`; `rows`, those to use (by default all, and then all must
-    be built; invalid ones are left out either way); `device`, where the arrays are kept and the
+    `layer2/mst`; `batch_size` (of all ranks together) and `seed`; `rows`, those to use (by default
+    all, and then all must be built; invalid ones are left out either way); `device`, where the
     batches appear; `views`, by default those of the cache, of which epoch e takes view
     `(e + view_offset) mod views.count`; with `fresh_views` every epoch takes a new one, for which
     no teacher has an answer.
 
+    `mode`: `resident` keeps everything in RAM or in the GPU's memory, an exact shuffle;
+    `stream` reads it again every epoch, shuffled in windows of `buffer_rows` (by default 8 row
+    groups of the images), of which one is used and one is read ahead by `workers` threads; `auto`
+    is resident where the stored bytes fit `memory` (bytes, or a text such as `4GB`, of this
+    machine, shared by its `local_world_size` ranks; by default half of what is free). `describe`
+    says what was chosen and why. The order is the same for any `workers`, and for any `world_size`
+    ranks, of which `rank` takes its slice of every batch; it differs between the two modes.
+
     Raises MissingTargetError for a target that the cache lacks or does not hold for all those
-    rows and views, ConfigError for a bad batch size, for no rows at all, for views of another
-    policy than the cache's, and for targets of fresh views. Memory: the stored bytes of the images,
-    and of the targets in every view, up to the last row used.
+    rows and views, ConfigError for a bad batch size or option, for no rows at all, for views of
+    another policy than the cache's, for targets of fresh views, and for a buffer beyond `memory`.
+    Memory: resident, the stored bytes of the images, and of the targets in every view, up to the
+    last row used; streaming, those of two windows.
     """
 
     def __init__(
@@ -106,10 +79,17 @@ class Loader:
         views: ViewSet | None = None,
         view_offset: int = 0,
         fresh_views: bool = False,
+        *,
+        mode: str = "auto",
+        memory: int | str | None = None,
+        buffer_rows: int | None = None,
+        workers: int = 2,
+        rank: int = 0,
+        world_size: int = 1,
+        local_world_size: int | None = None,
     ) -> None:
         self._set_views(cache, views, view_offset, fresh=fresh_views, targets=targets)
-        if batch_size < 1:
-            raise ConfigError(f"batch_size must be at least 1, got {batch_size}.")
+        _check_options(batch_size, mode, buffer_rows, workers, rank, world_size)
         usable = usable_rows(cache)
         wanted = usable if rows is None else np.intersect1d(usable, np.asarray(rows, np.int64))
         if len(wanted) == 0:
@@ -117,25 +97,38 @@ class Loader:
                 f"rows must name valid rows of the cache, got none of {cache.n_rows}."
             )
         self.rows: NDArray[np.int64] = wanted
-        self.batch_size = batch_size
-        self.seed = seed
+        self.batch_size, self.seed = batch_size, seed
+        self.rank, self.world_size = rank, world_size
         self.device = torch.device(device)
         self.targets = tuple(dict.fromkeys(targets))
         # Without rows all must be built: half a cache would train worse and say nothing.
         n_read = cache.n_rows if rows is None else int(wanted[-1]) + 1
-        held = {name: find_target(cache, name) for name in self.targets}
-        for name in ("images", *held.values()):
+        names = {name: find_target(cache, name) for name in self.targets}
+        for name in ("images", *names.values()):
             _check_built(cache, name, n_read, self.views.count)
-        self._decoders: dict[str, Decoder] = {n: cache.decoder(h) for n, h in held.items()}
-        # NCHW once, here: the step then gathers and normalises contiguous memory.
-        images = torch.from_numpy(_writable(cache.read("images", 0, n_read)))
-        self._images = images.permute(0, 3, 1, 2).contiguous().to(self.device)
-        self._stored = {
-            n: [self._resident(cache.read(h, 0, n_read, view)) for view in range(self.views.count)]
-            for n, h in held.items()
-        }
-        self._labels = self._resident(cache.labels[:n_read].astype(np.int64))
+        self._decoders: dict[str, Decoder] = {n: cache.decoder(h) for n, h in names.items()}
         self._scale, self._shift = normalisation(cache.mean, cache.std, self.device)
+        n_local = local_world_size or int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
+        placement = place(
+            cache, names, n_read, self.views, mode=mode, buffer_rows=buffer_rows,
+            budget=budget_bytes(memory, self.device, n_local),
+            limit="the memory allowed" if memory is not None else "the free memory (half of it)",
+        )  # fmt: skip
+        self.mode, self._why = placement.mode, placement.why
+        if placement.mode == "resident":
+            self._held: Resident | Streamed = Resident(
+                cache, names, n_read,
+                n_views=self.views.count, fresh=fresh_views, device=self.device,
+            )  # fmt: skip
+        else:
+            self._held = Streamed(
+                cache, names, block_rows=placement.block_rows, window_rows=placement.window_rows,
+                n_threads=workers, device=self.device,
+            )  # fmt: skip
+        self._window_rows = placement.window_rows
+        self._epoch, self._batch = 0, 0
+        self._resume: tuple[int, int] | None = None
+        _log.info("loader is %s", self.describe())
 
     def _set_views(
         self,
@@ -161,90 +154,164 @@ class Loader:
                 f"{', '.join(targets)}. Leave fresh_views out."
             )
         self._view_offset, self._fresh = offset, fresh
-        self._read_parameters = cache.view_parameters
-        self._parameters: dict[int, Tensor] = {}
 
     def view_of(self, epoch: int) -> int:
         """Return the view that an epoch (counted from 0) takes."""
         number = epoch + self._view_offset
         return number if self._fresh else number % self.views.count
 
-    def _view_parameters(self, view: int) -> Tensor:
-        """Return the parameters of all rows in a view; of fresh views only the last is kept."""
-        if view not in self._parameters:
-            if self._fresh:
-                self._parameters.clear()
-            self._parameters[view] = self._resident(self._read_parameters(view, len(self._labels)))
-        return self._parameters[view]
-
-    def _resident(self, stored: NDArray[Any]) -> Tensor:
-        return torch.from_numpy(_writable(stored)).to(self.device)
+    def describe(self) -> str:
+        """Return one line that says whether the rows are resident or streamed, and why."""
+        return self._why
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """Return (channels, height, width) of a batch's images."""
-        channels, height, width = self._images.shape[1:]
-        height, width, channels = self.views.policy.output_shape((height, width, channels))
+        height, width, channels = self.views.policy.output_shape(self._held.image_shape)
         return channels, height, width
 
     def __len__(self) -> int:
-        """Return the number of batches of an epoch."""
-        return -(-len(self.rows) // self.batch_size)
+        """Return the number of batches of an epoch, the same on every rank."""
+        return self.n_batches()
+
+    def n_batches(self, *, drop_single: bool = False) -> int:
+        """Return the number of batches that `epoch` yields, the same on every rank."""
+        return self._share().n_batches(len(self.rows), per_rank=2 if drop_single else 1)
 
     def restrict(self, rows: NDArray[np.int64], *, targets: bool = True) -> Loader:
         """Return a loader of some of these rows, or without targets, that shares this memory."""
         part = copy.copy(self)
         part.rows = np.intersect1d(self.rows, rows)
+        part._epoch, part._batch, part._resume = 0, 0, None
         if not targets:
-            part.targets, part._stored = (), {}
+            part.targets = ()
         return part
 
     def batch(self, rows: NDArray[np.int64], view: int | None = 0) -> Batch:
-        """Gather and decode these rows in a view; None stands for whole images, without targets."""
-        index: Int64[Tensor, " batch"] = torch.from_numpy(rows).to(self.device, non_blocking=True)
-        pixels, policy = self._images.index_select(0, index), self.views.policy
-        if view is None:
-            pixels = policy.whole(pixels)
-        elif not self.views.is_plain:
-            pixels = policy.apply(pixels, self._view_parameters(view).index_select(0, index))
-        targets = {} if view is None else self._stored
-        return Batch(
-            images=normalise(pixels, self._scale, self._shift),
-            labels=self._labels.index_select(0, index),
-            targets={
-                name: self._decoders[name].decode(_gather(stored[view or 0], index))
-                for name, stored in targets.items()
-            },
-            rows=index,
-        )
+        """Gather and decode these rows in a view; None stands for whole images, without targets.
 
-    def epoch(self, epoch: int, *, drop_single: bool = False) -> Iterator[Batch]:
+        A streaming loader reads the row groups that hold them for this one call.
+        """
+        return self._decoded(self._held.gather(rows, view, **self._wanted(view)), view)
+
+    def epoch(
+        self, epoch: int, *, drop_single: bool = False, start_batch: int | None = None
+    ) -> Iterator[Batch]:
         """Yield the batches of one epoch, each usable row once; the last batch may be short.
 
-        With `drop_single` a last batch of one row is left out (batch norm cannot train on it).
+        With `drop_single` a last batch of one row a rank is left out (batch norm cannot train on
+        it). `start_batch` leaves out the batches before it without reading them, by default those
+        that a state loaded for this epoch has seen. With several ranks a last batch that is too
+        short to give each of them a row is left out.
         """
-        order = epoch_order(self.rows, seed=self.seed, epoch=epoch)
-        view = self.view_of(epoch)
-        for part in batch_bounds(len(order), self.batch_size, drop_single=drop_single):
-            yield self.batch(order[part], view)
+        if start_batch is None:
+            resumed, seen = self._resume or (epoch, 0)
+            start_batch = seen if resumed == epoch else 0
+        self._resume = None
+        self._epoch, self._batch = epoch, start_batch
+        n_batches = self.n_batches(drop_single=drop_single)
+        for batch in self.numbered(self._share(), range(start_batch, n_batches), epoch):
+            self._batch += 1
+            yield batch
+        self._epoch, self._batch = epoch + 1, 0
 
     def in_order(self, view: int | None = 0) -> Iterator[Batch]:
-        """Yield every row once in the cache's order; None gives whole images, for evaluation."""
-        for part in batch_bounds(len(self.rows), self.batch_size):
-            yield self.batch(self.rows[part], view)
+        """Yield every row once in the cache's order; None gives whole images, for evaluation.
+
+        Each of several ranks gets its part of every batch, and none of a batch that is too short.
+        """
+        share = self._share()
+        n_batches = -(-len(self.rows) // self.batch_size)
+        last = share.part(n_batches - 1, len(self.rows))
+        numbers = range(n_batches - (last.start == last.stop))
+        yield from self._batches(share, numbers, None, view)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the last epoch begun stands, to go on from with `load_state_dict`.
+
+        The batch that is being worked on counts as seen. Any number of ranks or workers may go on.
+        """
+        return {"epoch": self._epoch, "batch": self._batch, **self._order()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state: the next `epoch(state["epoch"])` begins at its next batch.
+
+        Raises ConfigError where this loader's order is another: other rows, seed, batch size, mode
+        or buffer.
+        """
+        for name, value in self._order().items():
+            if state[name] != value:
+                raise ConfigError(
+                    f"loader's {name} must be that of its state to go on mid-epoch, got {value} "
+                    f"for {state[name]}. Make the loader alike, or begin the epoch again."
+                )
+        self._resume = (int(state["epoch"]), int(state["batch"]))
+        self._epoch, self._batch = self._resume
+
+    def _order(self) -> dict[str, Any]:
+        """Return what the order of an epoch depends on, rows by their hash."""
+        rows = hashlib.sha256(np.ascontiguousarray(self.rows).tobytes()).hexdigest()
+        window = self._window_rows if self.mode == "stream" else None
+        return {
+            "seed": self.seed, "batch_size": self.batch_size, "mode": self.mode,
+            "buffer_rows": window, "rows": rows,
+        }  # fmt: skip
+
+    def _share(self) -> Share:
+        return Share(self.batch_size, self.rank, self.world_size)
+
+    def _wanted(self, view: int | None) -> dict[str, Any]:
+        """Return what a batch of a view is made from."""
+        names = () if view is None else self.targets
+        return {"names": names, "parameters": not self.views.is_plain}
+
+    def numbered(self, share: Share, numbers: range, epoch: int) -> Iterator[Batch]:
+        """Yield our part of the batches `numbers` of an epoch."""
+        return self._batches(share, numbers, epoch, self.view_of(epoch))
+
+    def _batches(
+        self, share: Share, numbers: range, epoch: int | None, view: int | None
+    ) -> Iterator[Batch]:
+        held = self._held.batches(
+            self.rows, share, numbers, seed=self.seed, epoch=epoch, view=view, **self._wanted(view)
+        )
+        with closing(held):
+            for stored in held:
+                yield self._decoded(stored, view)
+
+    def _decoded(self, stored: Stored, view: int | None) -> Batch:
+        """Make views, normalise and decode; a view of None takes whole images."""
+        pixels, policy = stored.images, self.views.policy
+        if view is None:
+            pixels = policy.whole(pixels)
+        elif stored.parameters is not None:
+            pixels = policy.apply(pixels, stored.parameters)
+        return Batch(
+            images=normalise(pixels, self._scale, self._shift),
+            labels=stored.labels,
+            targets={n: self._decoders[n].decode(v) for n, v in stored.targets.items()},
+            rows=stored.rows,
+        )
 
 
-def _writable(stored: NDArray[Any]) -> NDArray[Any]:
-    """Copy only what torch cannot share: memory-mapped and strided arrays."""
-    return np.require(stored, requirements=["C", "W"])
-
-
-def _gather(stored: Tensor, index: Tensor) -> Tensor:
-    # torch moves unsigned integers wider than a byte, but gathers them on few devices.
-    signed = _SIGNED.get(stored.dtype)
-    if signed is None:
-        return stored.index_select(0, index)
-    return stored.view(signed).index_select(0, index).view(stored.dtype)
+def _check_options(
+    batch_size: int, mode: str, buffer_rows: int | None, workers: int, rank: int, world_size: int
+) -> None:
+    if batch_size < 1:
+        raise ConfigError(f"batch_size must be at least 1, got {batch_size}.")
+    if mode not in MODES:
+        raise ConfigError(f"mode must be one of {', '.join(MODES)}, got '{mode}'.")
+    if buffer_rows is not None and buffer_rows < 1:
+        raise ConfigError(f"buffer_rows must be at least 1, got {buffer_rows}.")
+    if workers < 0:
+        raise ConfigError(f"workers must be at least 0, got {workers}.")
+    if not 0 <= rank < world_size:
+        raise ConfigError(f"rank must be one of 0 to {world_size - 1}, got {rank}.")
+    if batch_size < world_size:
+        raise ConfigError(
+            f"batch_size must give each of {world_size} ranks a row, got {batch_size}. It counts "
+            "the rows of all ranks together."
+        )
 
 
 def find_target(cache: Source, name: str) -> str:

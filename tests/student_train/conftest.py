@@ -72,8 +72,16 @@ class MemoryCache:
     def view_identity(self) -> dict[str, Any]:
         return asdict(self.views.identity())
 
-    def view_parameters(self, view: int, stop: int, /) -> Any:
-        return self.arrays["views"][view, :stop]
+    group: int = 2048
+
+    def row_bytes(self, name: str, /) -> int:
+        return self.arrays[name][:1].nbytes
+
+    def group_rows(self, name: str, /) -> int:
+        return self.group
+
+    def view_parameters(self, view: int, stop: int, start: int = 0, /) -> Any:
+        return self.arrays["views"][view, start:stop]
 
     def n_built(self, name: str, n_views: int | None = None, /) -> int:
         return self.built.get(name, self.n_rows)

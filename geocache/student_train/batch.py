@@ -1,0 +1,69 @@
+"""What the loader hands over, and the last steps on the way there: normalise, decode."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+__all__ = ["Batch", "Stored", "normalisation", "normalise"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch: normalised images (B, 3, H, W), labels and rows (B,), decoded targets by name."""
+
+    images: Tensor
+    labels: Tensor
+    targets: Mapping[str, Tensor]
+    rows: Tensor
+
+    def at(self, where: str | None = None) -> dict[str, Tensor]:
+        """Return what a loss compares with at `where`, keyed by the bare names.
+
+        `where` is the teacher's layer, with several teachers `NAME/LAYER`, or `NAME` for what
+        belongs to no layer (logits); with one teacher None stands for that. `labels` is always
+        there.
+        """
+        prefix = f"{where}/" if where else ""
+        found = {
+            name.removeprefix(prefix): value
+            for name, value in self.targets.items()
+            if name.startswith(prefix) and "/" not in name.removeprefix(prefix)
+        }
+        return {"labels": self.labels, **found}
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Rows as the cache holds them: pixels uint8 (B, 3, H, W), parameters of their view, targets.
+
+    They may share memory with more rows; what is made of them for a batch never does.
+    """
+
+    images: Tensor
+    labels: Tensor
+    rows: Tensor
+    parameters: Tensor | None
+    targets: Mapping[str, Tensor]
+
+
+def normalise(
+    images: UInt8[Tensor, "batch 3 h w"],
+    scale: Float[Tensor, "3 1 1"],
+    shift: Float[Tensor, "3 1 1"],
+) -> Float[Tensor, "batch 3 h w"]:
+    """Return `images * scale + shift` in float32: (pixels / 255 - mean) / std in one pass."""
+    return torch.addcmul(shift, images.to(torch.float32), scale)
+
+
+def normalisation(
+    mean: Sequence[float], std: Sequence[float], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Return the (scale, shift) of `normalise` for a mean and std on pixels from 0 to 1."""
+    m = torch.tensor(mean, dtype=torch.float64)
+    s = torch.tensor(std, dtype=torch.float64)
+    return tuple(t.float().view(-1, 1, 1).to(device) for t in (1 / (255 * s), -m / s))  # type: ignore[return-value]

@@ -1,0 +1,112 @@
+"""Everything in memory: read once in the stored order, gather any rows of it by index.
+
+Images and targets stay as they are stored, several times smaller than decoded, in RAM or on the
+GPU. A batch is one `index_select` an array.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from numpy.typing import NDArray
+from torch import Tensor
+
+from geocache.student_train.batch import Stored
+from geocache.student_train.order import Rows, epoch_order
+from geocache.student_train.source import Source
+from geocache.student_train.windows import Share
+
+__all__ = ["Resident"]
+
+_SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
+
+
+class Resident:
+    """The first `n_read` rows of a source on a device; `held` maps targets to what serves them."""
+
+    def __init__(
+        self,
+        source: Source,
+        held: Mapping[str, str],
+        n_read: int,
+        *,
+        n_views: int,
+        fresh: bool,
+        device: torch.device,
+    ) -> None:
+        self._source, self._n_read, self._fresh, self._device = source, n_read, fresh, device
+        # NCHW once, here: the step then gathers and normalises contiguous memory.
+        images = torch.from_numpy(_writable(source.read("images", 0, n_read)))
+        self._images = images.permute(0, 3, 1, 2).contiguous().to(device)
+        self._stored = {
+            name: [self._kept(source.read(of, 0, n_read, view)) for view in range(n_views)]
+            for name, of in held.items()
+        }
+        self._labels = self._kept(source.labels[:n_read].astype(np.int64))
+        self._parameters: dict[int, Tensor] = {}
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Return (height, width, channels) of the stored images."""
+        channels, height, width = self._images.shape[1:]
+        return height, width, channels
+
+    def gather(
+        self, rows: Rows, view: int | None, names: Sequence[str], *, parameters: bool
+    ) -> Stored:
+        """Return these rows in a view; None stands for images without view and targets."""
+        index: Int64[Tensor, " batch"] = torch.from_numpy(rows).to(self._device, non_blocking=True)
+        wanted = view is not None and parameters
+        return Stored(
+            images=self._images.index_select(0, index),
+            labels=self._labels.index_select(0, index),
+            rows=index,
+            parameters=self._view(view or 0).index_select(0, index) if wanted else None,
+            targets={name: _gather(self._stored[name][view or 0], index) for name in names},
+        )
+
+    def batches(
+        self,
+        rows: Rows,
+        share: Share,
+        numbers: range,
+        *,
+        seed: int,
+        epoch: int | None,
+        view: int | None,
+        names: Sequence[str],
+        parameters: bool,
+    ) -> Generator[Stored, None, None]:
+        """Yield our part of the batches `numbers` of an epoch; epoch None is the cache's order."""
+        order = rows if epoch is None else epoch_order(rows, seed=seed, epoch=epoch)
+        for number in numbers:
+            part = order[share.part(number, len(order))]
+            yield self.gather(part, view, names, parameters=parameters)
+
+    def _view(self, view: int) -> Tensor:
+        """Return the parameters of all rows in a view; of fresh views only the last is kept."""
+        if view not in self._parameters:
+            if self._fresh:
+                self._parameters.clear()
+            self._parameters[view] = self._kept(self._source.view_parameters(view, self._n_read))
+        return self._parameters[view]
+
+    def _kept(self, stored: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(_writable(stored)).to(self._device)
+
+
+def _writable(stored: NDArray[Any]) -> NDArray[Any]:
+    """Copy only what torch cannot share: memory-mapped and strided arrays."""
+    return np.require(stored, requirements=["C", "W"])
+
+
+def _gather(stored: Tensor, index: Tensor) -> Tensor:
+    # torch moves unsigned integers wider than a byte, but gathers them on few devices.
+    signed = _SIGNED.get(stored.dtype)
+    if signed is None:
+        return stored.index_select(0, index)
+    return stored.view(signed).index_select(0, index).view(stored.dtype)
