@@ -105,6 +105,10 @@ class Cache:
                 f"`geocache verify {path} --repair` restores it."
             )
 
+    def __reduce__(self) -> tuple[type[Cache], tuple[Address]]:
+        """Open the cache again in another process."""
+        return Cache, (self.path,)
+
     @property
     def rows_key(self) -> str:
         """What the rows are: caches with equal ones hold the same samples and views, in order."""

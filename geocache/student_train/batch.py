@@ -36,6 +36,24 @@ class Batch:
         }
         return {"labels": self.labels, **found}
 
+    def as_dict(self) -> dict[str, Tensor]:
+        """Return `images`, `labels`, `rows` and the targets by their names, as one dictionary."""
+        own = {"images": self.images, "labels": self.labels, "rows": self.rows}
+        return {**own, **self.targets}
+
+    def as_rows(self) -> list[dict[str, Tensor]]:
+        """Return such a dictionary for each row; together they collate to that of the batch."""
+        columns = {name: values.unbind() for name, values in self.as_dict().items()}
+        return [
+            {name: values[i] for name, values in columns.items()} for i in range(len(self.rows))
+        ]
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Tensor]) -> Batch:
+        """Return the batch of a dictionary as `as_dict` makes it."""
+        targets = {n: v for n, v in values.items() if n not in ("images", "labels", "rows")}
+        return cls(values["images"], values["labels"], targets, values["rows"])
+
 
 @dataclass(frozen=True)
 class Stored:

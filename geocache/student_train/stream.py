@@ -15,7 +15,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -31,6 +31,9 @@ from geocache.student_train.source import Decoder, Source
 from geocache.student_train.streamed import Streamed
 from geocache.student_train.windows import Share
 from geocache.targets import serving_name
+
+if TYPE_CHECKING:
+    from geocache.student_train.torch_data import BatchStream, RowDataset
 
 __all__ = ["Batch", "Loader", "find_target", "normalise", "usable_rows"]
 
@@ -225,6 +228,21 @@ class Loader:
         last = share.part(n_batches - 1, len(self.rows))
         numbers = range(n_batches - (last.start == last.stop))
         yield from self._batches(share, numbers, None, view)
+
+    def dataset(self, epoch: int = 0) -> RowDataset:
+        """Return the rows as a map-style PyTorch data set, in the view of an epoch.
+
+        For a resident loader: streaming, each access reads the row groups that hold the rows.
+        """
+        from geocache.student_train.torch_data import RowDataset
+
+        return RowDataset(self, epoch)
+
+    def iterable(self, epoch: int = 0, *, single: bool = False) -> BatchStream:
+        """Return an epoch's batches as a PyTorch `IterableDataset`, or with `single` its rows."""
+        from geocache.student_train.torch_data import BatchStream
+
+        return BatchStream(self, epoch, single=single)
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the last epoch begun stands, to go on from with `load_state_dict`.
