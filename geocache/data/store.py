@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from geocache.data.bounds import check_codecs, check_layout, check_path
+from geocache.data.chunks import decode_chunks
 from geocache.data.frames import check_frames
 from geocache.data.layout import ArrayLayout, Group
 from geocache.data.sealed import parse_json
@@ -84,24 +85,28 @@ def checksum(data: bytes) -> int:
 
 def decode_group(layout: ArrayLayout, group: Group, data: bytes) -> np.ndarray[Any, Any]:
     """Decode one group's object; raise CacheError naming it when its checksum fails."""
-    from zarr.core.buffer import default_buffer_prototype
-
     key = layout.object_key(group)
     try:
         check_frames(layout, group, data)
-        buffer = default_buffer_prototype().buffer.from_bytes(data)
-        array = _array(layout, {})
-        array.store._store_dict[key.removeprefix(layout.path + "/")] = buffer
-        if layout.n_views is None:
-            rows = array[group.start : group.stop]
-        else:
-            rows = array[group.view, group.start : group.stop]
+        if layout.packed:
+            return _decoded_by_zarr(layout, group, data)
+        return decode_chunks(layout, group.stop - group.start, data)
     except Exception as error:  # zarr, numcodecs and crc32c each raise their own kinds.
         raise CacheError(
             f"object '{key}' is damaged: {' '.join(str(error).split())} "
             f"(rows {group.start} to {group.stop - 1}). `geocache verify --repair` restores it."
         ) from error
-    return np.asarray(rows)
+
+
+def _decoded_by_zarr(layout: ArrayLayout, group: Group, data: bytes) -> np.ndarray[Any, Any]:
+    from zarr.core.buffer import default_buffer_prototype
+
+    buffer = default_buffer_prototype().buffer.from_bytes(data)
+    array = _array(layout, {})
+    array.store._store_dict[layout.object_key(group).removeprefix(layout.path + "/")] = buffer
+    if layout.n_views is None:
+        return np.asarray(array[group.start : group.stop])
+    return np.asarray(array[group.view, group.start : group.stop])
 
 
 def layout_digest(metadata: bytes) -> str:
