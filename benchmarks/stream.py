@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import resource
 import statistics
 import subprocess
@@ -60,9 +61,12 @@ def indexing(cache: Cache, names: tuple[str, ...]) -> Callable[[], int]:
         for start in range(0, n, BATCH):
             index = order[start : start + BATCH]
             batch: dict[str, Tensor] = {
-                "images": normalise(images[index], scale, shift),
-                "labels": labels[index],
-                **{name: decoders[name].decode(stored[name][index]) for name in names},
+                "images": normalise(images.index_select(0, index), scale, shift),
+                "labels": labels.index_select(0, index),
+                **{
+                    name: decoders[name].decode(stored[name].index_select(0, index))
+                    for name in names
+                },
             }
             done += len(batch["labels"])
         return done
@@ -164,8 +168,17 @@ def walk(path: Path) -> None:
     torch.set_num_threads(1)
     loader = Loader(Cache(path), ("logits",), 512, mode="stream", buffer_rows=8 * 2048)
     assert sum(len(batch.rows) for batch in loader.epoch(0)) == len(loader.rows)
+    sys.stdout.write(str(peak_bytes()))
+
+
+def peak_bytes() -> int:
+    """Return the most memory that this process held since it was started."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        # Not getrusage: on Linux its maximum is handed down from the process that started this one.
+        return int(re.findall(r"VmHWM:\s+(\d+) kB", status.read_text(encoding="ascii"))[0]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    sys.stdout.write(str(peak * (1 if sys.platform == "darwin" else 1024)))
+    return peak * (1 if sys.platform == "darwin" else 1024)
 
 
 def memory(folder: Path, small: int, large: int) -> Ratio:

@@ -86,7 +86,7 @@ class Loader:
         mode: str = "auto",
         memory: int | str | None = None,
         buffer_rows: int | None = None,
-        workers: int = 2,
+        workers: int = 4,
         rank: int = 0,
         world_size: int = 1,
         local_world_size: int | None = None,
