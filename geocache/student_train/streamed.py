@@ -162,8 +162,9 @@ class Streamed:
 
     def _fill(self, filling: _Filling, array: str, slots: NDArray[np.int64], view: int) -> None:
         """Read one block of an array, and put the rows of `slots` in their places."""
+        slots = slots[np.argsort(filling.rows[slots])]
         rows = filling.rows[slots]
-        start, stop = int(rows.min()), int(rows.max()) + 1
+        start, stop = int(rows[0]), int(rows[-1]) + 1
         if array == _PARAMETERS:
             read = self._source.view_parameters(view, stop, start)
         else:
@@ -172,7 +173,8 @@ class Streamed:
             if array not in filling.arrays:
                 shape = (len(filling.rows), *read.shape[1:])
                 filling.arrays[array] = self._empty(shape, read.dtype)
-        filling.arrays[array][slots] = read[rows - start]
+        # Mostly all rows of a block are used: then they go to their places in one pass.
+        filling.arrays[array][slots] = read if len(rows) == len(read) else read[rows - start]
 
     def _empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
         if self._device.type != "cuda":
