@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 @set_option
 @click.option("--resume", is_flag=True, help="Continue the run in the folder.")
 @click.option("--build", "build_first", is_flag=True, help="Build what the cache lacks first.")
+@click.option("--compile", "compiled", is_flag=True, help="Compile the student: train.compile.")
 @store_option
 @click.option("--cache", metavar="KEY|PATH", help="Use this cache; the data set is not needed.")
 @as_json
@@ -31,6 +32,7 @@ def command(
     overrides: tuple[str, ...],
     resume: bool,
     build_first: bool,
+    compiled: bool,
     store: str | None,
     cache: str | None,
     as_json: bool,
@@ -47,6 +49,7 @@ def command(
     from geocache.student_train import load_recipe, train
     from geocache.student_train.run_folder import refuse_overwriting
 
+    overrides += ("train.compile=true",) if compiled else ()
     tables = load_recipe(recipe, overrides)
     folder = Path(out or Path("runs") / Path(recipe).stem)
     if not resume:

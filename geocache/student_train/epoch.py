@@ -1,116 +1,208 @@
-"""One epoch over the batches: forward, terms, backward, step, and a look at the losses."""
+"""One epoch over the batches: forward, terms, backward, step, and a look at the losses.
+
+An epoch can be left after any step of the optimiser and taken up there again: its order is a
+function of its number, and what else it has come to is the `Tally`.
+"""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from geocache.errors import NumericError
-from geocache.models import Taps
-from geocache.student_train.order import batch_bounds, mix
+from geocache.student_train.devices import ONE, Ranks
+from geocache.student_train.forward import Forward
+from geocache.student_train.optimise import Optimisation
+from geocache.student_train.order import batch_bounds, epoch_order, mix
 from geocache.student_train.progress import Progress
-from geocache.student_train.recipe import TrainTable
-from geocache.student_train.schedules import step_decay
 from geocache.student_train.setup import Setup
-from geocache.student_train.stream import Batch
-from geocache.student_train.terms import student_layers
+from geocache.student_train.stream import Batch, Loader
+from geocache.student_train.terms import Term, student_layers
+from geocache.student_train.train_table import TrainTable
 
-__all__ = ["one_epoch"]
+__all__ = ["Tally", "epoch_batches", "one_epoch"]
 
 # A look at a loss on a GPU waits for it, so there it happens only every so many steps.
 _LOOK_EVERY = 16
 
 
+@dataclass
+class Tally:
+    """What the batches of an epoch have added up to so far.
+
+    `sums` are the terms' values; `wait_s` is the part of `elapsed_s` spent waiting for batches.
+    """
+
+    step: int = 0
+    sums: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
+    n_correct: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.int64))
+    n_labelled: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.int64))
+    n_rows: int = 0
+    elapsed_s: float = 0.0
+    wait_s: float = 0.0
+    random: tuple[Tensor, ...] = ()
+    """States of torch's generators, the CPU's and the device's."""
+
+    @classmethod
+    def start(cls, n_terms: int, device: torch.device) -> Tally:
+        """Return one of nothing."""
+        sums = torch.zeros(n_terms, dtype=torch.float64, device=device)
+        zero = torch.zeros((), dtype=torch.int64, device=device)
+        return cls(sums=sums, n_correct=zero, n_labelled=zero.clone())
+
+    @classmethod
+    def load(cls, saved: Mapping[str, Any], device: torch.device) -> Tally:
+        """Return one that was saved, and put torch's generators back to where they were."""
+        tally = cls(**saved)
+        for name in ("sums", "n_correct", "n_labelled"):
+            setattr(tally, name, getattr(tally, name).to(device))
+        torch.set_rng_state(tally.random[0])
+        if device.type == "cuda" and len(tally.random) > 1:
+            torch.cuda.set_rng_state(tally.random[1], device)
+        return tally
+
+    def state(self, device: torch.device) -> dict[str, Any]:
+        """Return what a checkpoint holds: tensors on the CPU and numbers."""
+        states = [torch.get_rng_state()]
+        if device.type == "cuda":
+            states.append(torch.cuda.get_rng_state(device))
+        self.random = tuple(states)
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {n: v.cpu() if isinstance(v, Tensor) else v for n, v in values.items()}
+
+
+def epoch_batches(
+    loader: Loader, epoch: int, *, start: int = 0, n_batches: int, ranks: Ranks = ONE
+) -> Iterator[Batch]:
+    """Yield batches [start, n_batches) of an epoch's order, of each this rank's rows."""
+    if ranks.size == 1:
+        yield from islice(loader.epoch(epoch, drop_single=True), start, n_batches)
+        return
+    order = epoch_order(loader.rows, seed=loader.seed, epoch=epoch)
+    for part in islice(batch_bounds(len(order), loader.batch_size), start, n_batches):
+        yield loader.batch(ranks.share(order[part]), loader.view_of(epoch))
+
+
 def one_epoch(
     table: TrainTable,
     setup: Setup,
-    optimizer: torch.optim.Optimizer,
+    optimisation: Optimisation,
     term_weights: Mapping[str, float],
     *,
     epoch: int,
     progress: Progress,
+    n_batches: int,
+    ranks: Ranks = ONE,
+    position: Mapping[str, Any] | None = None,
+    save: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """Train the epoch (counted from 0) and return its record for the log.
 
-    Raises NumericError, naming the terms, when a loss is no longer finite.
+    position: what `save` was given, to go on from there. save: called within the epoch at the
+    first optimiser step after every `table.save_every` batches. Raises NumericError, naming the
+    terms, when a loss is no longer finite.
     """
-    device = setup.device
-    lr = step_decay(table.lr, epoch=epoch, milestones=table.milestones, gamma=table.gamma)
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-    # Dropout's stream too is a function of (seed, epoch): nothing of it needs saving.
-    torch.manual_seed(mix(table.seed, epoch))
+    device, terms = setup.device, setup.terms
+    # Dropout's stream too is a function of (seed, epoch): nothing of it needs saving between them.
+    torch.manual_seed(mix(table.seed, epoch) if ranks.rank == 0 else mix(ranks.rank, epoch))
     setup.student.train()
-    weights = [term_weights[term.label] * term.schedule.factor(epoch) for term in setup.terms]
-    sums = torch.zeros(len(setup.terms), dtype=torch.float64, device=device)
-    n_correct = torch.zeros((), dtype=torch.int64, device=device)
-    n_labelled = torch.zeros((), dtype=torch.int64, device=device)
+    weights = [term_weights[term.label] * term.schedule.factor(epoch) for term in terms]
+    tally = Tally.load(position, device) if position else Tally.start(len(terms), device)
     look_every = 1 if device.type == "cpu" else _LOOK_EVERY
-    n_rows, step = 0, 0
-    bounds = batch_bounds(len(setup.loader.rows), setup.loader.batch_size, drop_single=True)
-    n_steps = sum(1 for _ in bounds)
-    started = time.perf_counter()
-    with Taps(setup.student, student_layers(setup.terms)) as taps:
-        for step, batch in enumerate(setup.loader.epoch(epoch, drop_single=True), 1):
-            logits, values = _step(setup, taps, batch, optimizer, weights)
-            sums += values
-            n_labelled += (batch.labels >= 0).sum()
-            n_correct += (logits.argmax(dim=1) == batch.labels).sum()
-            n_rows += len(batch.rows)
-            if step % look_every == 0:
-                loss = _look(sums, setup, weights, epoch, step)
-                progress.stepped(epoch=epoch + 1, step=step, n_steps=n_steps, loss=loss)
-    loss = _look(sums, setup, weights, epoch, step)
+    saved_at = tally.step
+    before_s, started = tally.elapsed_s, time.perf_counter()
+    batches = epoch_batches(setup.loader, epoch, start=tally.step, n_batches=n_batches, ranks=ranks)
+    with Forward(table, setup.student, student_layers(terms)) as forward:
+        while True:
+            asked = time.perf_counter()
+            batch = next(batches, None)
+            tally.wait_s += time.perf_counter() - asked
+            if batch is None:
+                break
+            logits, features = forward(batch.images)
+            values = [term.value(logits, features, batch) for term in terms]
+            total = torch.stack([w * value for w, value in zip(weights, values, strict=True)]).sum()
+            optimisation.learn(total, len(batch.rows), epoch=epoch, batch=tally.step)
+            _count(tally, values, logits.detach(), batch)
+            tally.elapsed_s = before_s + time.perf_counter() - started
+            if tally.step % look_every == 0:
+                loss = _look(tally, terms, weights, epoch)
+                progress.stepped(epoch=epoch + 1, step=tally.step, n_steps=n_batches, loss=loss)
+                progress.measured(_rates(tally))
+            due = table.save_every and tally.step - saved_at >= table.save_every
+            if due and save and tally.step < n_batches and optimisation.ends_step(tally.step - 1):
+                _look(tally, terms, weights, epoch)
+                _check_weights(setup, epoch)
+                save(tally.state(device))
+                saved_at = tally.step
+    tally.elapsed_s = before_s + time.perf_counter() - started
+    tally = _together(tally, ranks)
+    loss = _look(tally, terms, weights, epoch)
     _check_weights(setup, epoch)
-    elapsed_s = time.perf_counter() - started
-    means = (sums / step).tolist()
+    means = (tally.sums / tally.step).tolist()
     return {
         "event": "epoch",
         "epoch": epoch + 1,
-        "lr": lr,
+        "lr": optimisation.optimizer.param_groups[0]["lr"],
         "loss": loss,
-        "terms": {term.label: mean for term, mean in zip(setup.terms, means, strict=True)},
-        "weights": {term.label: w for term, w in zip(setup.terms, weights, strict=True)},
-        "train_accuracy": int(n_correct) / max(int(n_labelled), 1),
-        "elapsed_s": elapsed_s,
-        "step_s": elapsed_s / step,
-        "rows_per_s": n_rows / elapsed_s,
+        "terms": {term.label: mean for term, mean in zip(terms, means, strict=True)},
+        "weights": {term.label: w for term, w in zip(terms, weights, strict=True)},
+        **_rates(tally),
+        "elapsed_s": tally.elapsed_s,
+        "step_s": tally.elapsed_s / tally.step,
     }
 
 
-def _step(
-    setup: Setup,
-    taps: Taps,
-    batch: Batch,
-    optimizer: torch.optim.Optimizer,
-    weights: list[float],
-) -> tuple[Tensor, Tensor]:
-    logits, features = taps(batch.images)
-    values = [term.value(logits, features, batch) for term in setup.terms]
-    total = torch.stack([w * value for w, value in zip(weights, values, strict=True)]).sum()
-    optimizer.zero_grad(set_to_none=True)
-    total.backward()  # type: ignore[no-untyped-call]
-    optimizer.step()
-    return logits.detach(), torch.stack([value.detach().double() for value in values])
+def _count(tally: Tally, values: Sequence[Tensor], logits: Tensor, batch: Batch) -> None:
+    tally.step += 1
+    tally.sums += torch.stack([value.detach().double() for value in values])
+    tally.n_labelled += (batch.labels >= 0).sum()
+    tally.n_correct += (logits.argmax(dim=1) == batch.labels).sum()
+    tally.n_rows += len(batch.rows)
 
 
-def _look(sums: Tensor, setup: Setup, weights: list[float], epoch: int, step: int) -> float:
+def _rates(tally: Tally) -> dict[str, float]:
+    """Return accuracy, rows a second and the part of the time that was waiting, in [0, 1]."""
+    return {
+        "train_accuracy": int(tally.n_correct) / max(int(tally.n_labelled), 1),
+        "rows_per_s": tally.n_rows / tally.elapsed_s,
+        "data_wait": tally.wait_s / tally.elapsed_s,
+    }
+
+
+def _together(tally: Tally, ranks: Ranks) -> Tally:
+    """Return the tally of all ranks; terms are means over rows, which the ranks share evenly."""
+    if ranks.size == 1:
+        return tally
+    ours = torch.stack(
+        [tally.n_correct, tally.n_labelled, torch.full_like(tally.n_correct, tally.n_rows)]
+    )
+    n_correct, n_labelled, n_rows = ranks.sum(ours)
+    sums = ranks.sum(tally.sums) / ranks.size
+    return Tally(
+        tally.step, sums, n_correct, n_labelled, int(n_rows), tally.elapsed_s, tally.wait_s
+    )
+
+
+def _look(tally: Tally, terms: Sequence[Term], weights: list[float], epoch: int) -> float:
     """Return the epoch's mean loss so far; NaN and infinity stay in a sum, so none is missed."""
-    means = (sums / step).tolist()
+    means = (tally.sums / tally.step).tolist()
     bad = [
         f"'{term.label}'"
-        for term, finite in zip(setup.terms, torch.isfinite(sums).tolist(), strict=True)
+        for term, finite in zip(terms, torch.isfinite(tally.sums).tolist(), strict=True)
         if not finite
     ]
     if bad:
         raise NumericError(
             f"loss term {', '.join(bad)} must stay finite, got NaN or infinity (epoch {epoch + 1}, "
-            f"step {step}). Lower train.lr or the term's weight; last.pt holds epoch {epoch}."
+            f"step {tally.step}). Lower train.lr or the term's weight; last.pt holds epoch {epoch}."
         )
     return math.fsum(w * mean for w, mean in zip(weights, means, strict=True))
 

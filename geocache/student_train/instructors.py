@@ -77,6 +77,11 @@ class Instructors:
         return self._first.labels
 
     @property
+    def sample_id(self) -> NDArray[np.uint8] | None:
+        """Return the digests of the rows' contents, the same in each."""
+        return getattr(self._first, "sample_id", None)
+
+    @property
     def valid(self) -> NDArray[np.bool_]:
         """Return the rows that every teacher could read."""
         valid: NDArray[np.bool_] = np.all([s.valid for s in self._sources.values()], axis=0)

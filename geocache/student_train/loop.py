@@ -12,17 +12,20 @@ import logging
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
+from torch import Tensor
 
+from geocache.student_train.devices import Ranks, open_ranks
+from geocache.student_train.ema import weights_of
 from geocache.student_train.epoch import one_epoch
 from geocache.student_train.evaluate import Evaluation, EvaluationSet, measure
 from geocache.student_train.metrics import append_record
+from geocache.student_train.optimise import Optimisation, batch_sizes
 from geocache.student_train.progress import Progress
-from geocache.student_train.recipe import Recipe, TrainTable
+from geocache.student_train.recipe import Recipe
 from geocache.student_train.report import plot_runs
 from geocache.student_train.run_folder import (
     RunState,
@@ -30,7 +33,7 @@ from geocache.student_train.run_folder import (
     refuse_overwriting,
     save_run,
 )
-from geocache.student_train.setup import Setup, prepare, torch_settings
+from geocache.student_train.setup import Setup, choose_device, prepare, torch_settings
 from geocache.student_train.source import Source
 from geocache.student_train.terms import calibrate
 
@@ -84,51 +87,68 @@ def train(
     """
     out = Path(out)
     progress = progress or Progress()
-    with torch_settings(recipe.train):
-        if not resume:
-            refuse_overwriting(out)
-        setup = prepare(recipe, sources)
-        state = open_run(recipe, setup, out)
-        optimizer = _optimizer(recipe.train, nn.ModuleList([setup.student, setup.adapters]))
-        if state is None:
-            calibration = calibrate(
-                setup.terms, setup.student, setup.loader,
-                n_batches=recipe.train.calibration_batches,
-            )  # fmt: skip
-            state = RunState(calibration=calibration)
-            append_record(out, _start_record(recipe, setup, state))
-            _log.info("sizes %s, weights %s", calibration.sizes, calibration.weights)
-            save_run(out, recipe, setup, optimizer, state)
-        else:
-            optimizer.load_state_dict(state.optimizer)
+    table = recipe.train
+    if not resume:
+        refuse_overwriting(out)
+    with (
+        torch_settings(table),
+        open_ranks(table, choose_device(table.device)) as (ranks, device),
+    ):
+        if not ranks.writes:
+            progress = Progress()
+        setup = prepare(recipe, sources, device=device)
+        sizes = batch_sizes(len(setup.loader.rows), table.batch_size, ranks.size)
+        optimisation = Optimisation(table, setup.student, setup.adapters, sizes=sizes, ranks=ranks)
+        state = _begin(recipe, setup, optimisation, out, ranks)
         progress.started(_start_record(recipe, setup, state))
         test_set = _test_set(setup)
-        for epoch in range(state.n_epochs, recipe.train.epochs):
+        for epoch in range(state.n_epochs, table.epochs):
             record = one_epoch(
-                recipe.train, setup, optimizer, state.calibration.weights,
-                epoch=epoch, progress=progress,
+                table, setup, optimisation, state.calibration.weights,
+                epoch=epoch, progress=progress, n_batches=len(sizes), ranks=ranks,
+                position=state.position,
+                save=partial(_save_within, out, recipe, setup, optimisation, state),
             )  # fmt: skip
-            last = epoch + 1 == recipe.train.epochs
-            if last or (epoch + 1) % recipe.train.eval_every == 0:
-                record |= _evaluate(recipe, setup, test_set)
-            state.add(record, select=recipe.train.select)
-            append_record(out, record)
-            save_run(out, recipe, setup, optimizer, state)
+            state.position = None
+            last = epoch + 1 == table.epochs
+            if ranks.writes and (last or (epoch + 1) % table.eval_every == 0):
+                record |= _evaluate(setup, test_set, optimisation.averaged())
+            state.add(record, select=table.select)
+            if ranks.writes:
+                append_record(out, record)
+                save_run(out, recipe, setup, optimisation, state)
             progress.epoch_done(record)
         result = _result(recipe, setup, state, out)
-        append_record(out, _end_record(result))
-        plot_runs([out], out / "curves.png")
+        if ranks.writes:
+            append_record(out, _end_record(result))
+            plot_runs([out], out / "curves.png")
         progress.finished(_end_record(result))
     return result
 
 
-def _optimizer(table: TrainTable, model: nn.Module) -> torch.optim.Optimizer:
-    if table.optimizer == "adam":
-        return torch.optim.Adam(model.parameters(), lr=table.lr, weight_decay=table.weight_decay)
-    return torch.optim.SGD(
-        model.parameters(), lr=table.lr, momentum=table.momentum, nesterov=table.nesterov,
-        weight_decay=table.weight_decay,
-    )  # fmt: skip
+def _begin(
+    recipe: Recipe, setup: Setup, optimisation: Optimisation, out: Path, ranks: Ranks
+) -> RunState:
+    """Take the run in `out` up, or begin one: calibrate, and write the first checkpoint."""
+    state = open_run(recipe, setup, out, writes=ranks.writes)
+    ranks.barrier()  # the others look for a run before the first writes one
+    if state is not None:
+        optimisation.load(state.optimisation, state.average)
+        return state
+    calibration = calibrate(setup.terms, setup.student, setup.loader, table=recipe.train)
+    state = RunState(calibration=calibration)
+    if ranks.writes:
+        append_record(out, _start_record(recipe, setup, state))
+        _log.info("sizes %s, weights %s", calibration.sizes, calibration.weights)
+        save_run(out, recipe, setup, optimisation, state)
+    return state
+
+
+def _save_within(
+    out: Path, recipe: Recipe, setup: Setup, optimisation: Optimisation, state: RunState,
+    position: dict[str, Any],
+) -> None:  # fmt: skip
+    save_run(out, recipe, setup, optimisation, state, position=position)
 
 
 def _test_set(setup: Setup) -> EvaluationSet | None:
@@ -156,6 +176,8 @@ def _start_record(recipe: Recipe, setup: Setup, state: RunState) -> dict[str, An
         "student": recipe.student.model,
         "n_parameters": sum(p.numel() for p in setup.student.parameters()),
         "cache": setup.source.key,
+        "fraction": recipe.data.fraction,
+        "subset_seed": None if recipe.data.fraction is None else recipe.data.subset_seed,
         "n_train": len(setup.loader.rows),
         "n_validation": 0 if setup.validation is None else len(setup.validation.rows),
         "n_steps": len(setup.loader),
@@ -168,7 +190,18 @@ def _start_record(recipe: Recipe, setup: Setup, state: RunState) -> dict[str, An
     }
 
 
-def _evaluate(recipe: Recipe, setup: Setup, test_set: EvaluationSet | None) -> dict[str, Any]:
+def _evaluate(
+    setup: Setup, test_set: EvaluationSet | None, averaged: Mapping[str, Tensor] | None
+) -> dict[str, Any]:
+    """Measure the averaged weights where there are any, and the others then beside them."""
+    if averaged is None:
+        return _measures(setup, test_set)
+    raw = {f"raw_{name}": value for name, value in _measures(setup, test_set).items()}
+    with weights_of(setup.student, averaged):
+        return _measures(setup, test_set) | raw
+
+
+def _measures(setup: Setup, test_set: EvaluationSet | None) -> dict[str, Any]:
     found: dict[str, Evaluation] = {}
     if setup.validation is not None:
         batches = ((batch.images, batch.labels) for batch in setup.validation.in_order(None))

@@ -22,6 +22,7 @@ from geocache.data.views import ViewSet, build_policy
 from geocache.errors import ConfigError
 from geocache.student_train.losses import Loss, build_loss
 from geocache.student_train.schedules import WeightSchedule
+from geocache.student_train.train_table import TrainTable
 
 __all__ = [
     "IMAGENET_MEAN",
@@ -88,6 +89,8 @@ class DataTable(_Table):
     eval_split: str | None = "test"
     size: int | tuple[int, int] | None = None
     limit: int | None = Field(default=None, ge=1)
+    fraction: float | None = Field(default=None, gt=0, le=1)
+    subset_seed: int = Field(default=0, ge=0)
     views: ViewsTable = ViewsTable()
     options: dict[str, Any] = {}
 
@@ -200,40 +203,6 @@ class LossTable(_Table):
         if len(teachers) < 2 or not self.build().targets(layer):
             return layer
         return "/".join(part for part in (name, layer) if part)
-
-
-class TrainTable(_Table):
-    """How the student is trained."""
-
-    epochs: int = Field(default=30, ge=1)
-    batch_size: int = Field(default=128, ge=1)
-    optimizer: Literal["sgd", "adam"] = "sgd"
-    lr: float = Field(default=0.01, gt=0, le=1e38)
-    momentum: float = Field(default=0.9, ge=0, lt=1)
-    nesterov: bool = False
-    weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-    milestones: tuple[int, ...] = ()
-    gamma: float = Field(default=0.1, gt=0, le=1)
-    seed: int = Field(default=0, ge=0)
-    select: Literal["validation", "test"] = "validation"
-    validation: float = Field(default=0.05, gt=0, lt=1)
-    eval_every: int = Field(default=1, ge=1)
-    calibration_batches: int = Field(default=8, ge=1)
-    device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
-    threads: int | None = Field(default=None, ge=1)
-
-    @field_validator("milestones")
-    @classmethod
-    def _milestones_rise(cls, milestones: tuple[int, ...]) -> tuple[int, ...]:
-        if any(b <= a for a, b in zip((0, *milestones), milestones, strict=False)):
-            raise ValueError("rising numbers of epochs, from 1 up")
-        return milestones
-
-    @model_validator(mode="after")
-    def _nesterov_has_momentum(self) -> TrainTable:
-        if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
-            raise ValueError("nesterov only with optimizer 'sgd' and a momentum above 0")
-        return self
 
 
 class Recipe(_Table):

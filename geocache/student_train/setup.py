@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from geocache.errors import ConfigError, MissingTargetError, ShapeError
 from geocache.models import build_model, load_weights
+from geocache.student_train.forward import check_precision
 from geocache.student_train.instructors import as_source
 from geocache.student_train.order import hold_out
 from geocache.student_train.recipe import Recipe, TrainTable, target_names
 from geocache.student_train.source import Source, dataset_source
 from geocache.student_train.stream import Loader, find_target, usable_rows
+from geocache.student_train.subset import class_subset, sample_keys
 from geocache.student_train.terms import Term, attach_adapters, build_terms, check_pairs
 
 __all__ = ["Setup", "prepare", "torch_settings"]
@@ -41,7 +46,7 @@ def torch_settings(table: TrainTable) -> Iterator[None]:
     n_threads = torch.get_num_threads()
     device = choose_device(table.device)
     gpus = [device.index or torch.cuda.current_device()] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=gpus):
+    with torch.random.fork_rng(devices=gpus), _deterministic(wanted=table.deterministic):
         try:
             if table.threads is not None:
                 torch.set_num_threads(table.threads)
@@ -50,9 +55,36 @@ def torch_settings(table: TrainTable) -> Iterator[None]:
             torch.set_num_threads(n_threads)
 
 
-def prepare(recipe: Recipe, sources: Source | Mapping[str, Source] | None) -> Setup:
-    """Open the data, build the student, and check that every term fits both."""
-    device = choose_device(recipe.train.device)
+@contextmanager
+def _deterministic(*, wanted: bool) -> Iterator[None]:
+    """Let torch use deterministic algorithms alone for a while; it raises where it has none."""
+    if not wanted:
+        yield
+        return
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    # cuBLAS reads it when it is first used in the process; set by the user it stays theirs.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    try:
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.backends.cudnn.benchmark = before[1]
+
+
+def prepare(
+    recipe: Recipe,
+    sources: Source | Mapping[str, Source] | None,
+    *,
+    device: torch.device | None = None,
+) -> Setup:
+    """Open the data, build the student, and check that every term fits both.
+
+    device: by default that of the recipe.
+    """
+    device = device or choose_device(recipe.train.device)
+    check_precision(recipe.train, device)
     teachers = tuple(teacher.name for teacher in recipe.teacher)
     if sources is None:
         if teachers:
@@ -65,8 +97,7 @@ def prepare(recipe: Recipe, sources: Source | Mapping[str, Source] | None) -> Se
     targets = target_names(recipe) if teachers else ()
     _check_targets(recipe, source, targets)
     _check_selection(recipe, source)
-    limit = recipe.data.limit
-    rows = None if limit is None else usable_rows(source, limit)
+    rows = _rows(recipe, source)
     whole = Loader(
         source, targets, batch_size=recipe.train.batch_size, seed=recipe.train.seed, rows=rows,
         device=device, views=recipe.data.views.build(), view_offset=recipe.data.views.offset,
@@ -74,11 +105,24 @@ def prepare(recipe: Recipe, sources: Source | Mapping[str, Source] | None) -> Se
     )  # fmt: skip
     loader, validation = _split(recipe, whole)
     student = build_student(recipe, len(source.classes), whole.image_shape).to(device)
+    if recipe.train.channels_last:
+        student = student.to(memory_format=torch.channels_last)
     _check_classes(student, whole, source)
     terms = build_terms(recipe)
     terms, adapters = attach_adapters(terms, student, whole)
     check_pairs(terms, student, whole, names=(recipe.student.model, ", ".join(teachers) or "none"))
     return Setup(source, student, terms, adapters, loader, validation, device)
+
+
+def _rows(recipe: Recipe, source: Source) -> NDArray[np.int64] | None:
+    """Return the rows to use, None for all: the first `limit`, of those each class's fraction."""
+    data = recipe.data
+    if data.fraction is None:
+        return None if data.limit is None else usable_rows(source, data.limit)
+    return class_subset(
+        usable_rows(source, data.limit), source.labels, sample_keys(source),
+        fraction=data.fraction, seed=data.subset_seed,
+    )  # fmt: skip
 
 
 def choose_device(wanted: str) -> torch.device:

@@ -92,6 +92,7 @@ class ArraySource:
     eval_labels: NDArray[np.int64] | None = None
     valid: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=np.bool_))
     key: str = "arrays"
+    sample_id: NDArray[np.uint8] | None = None
 
     def __post_init__(self) -> None:
         if len(self.valid) == 0:
@@ -206,4 +207,5 @@ def dataset_source(recipe: Recipe, *, threads: int = 2) -> ArraySource:
         eval_labels=None if evaluation is None else evaluation[1],
         valid=valid,
         key=f"dataset:{recipe.data.dataset}",
+        sample_id=None if recipe.data.fraction is None else dataset.digests(),
     )

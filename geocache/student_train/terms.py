@@ -19,11 +19,13 @@ from torch import Tensor, nn
 
 from geocache.errors import GeocacheError, NumericError, ShapeError
 from geocache.models import Taps, list_layers
-from geocache.student_train.losses import Loss
+from geocache.student_train.forward import Forward
+from geocache.student_train.losses import Loss, full_precision
 from geocache.student_train.losses.cross_entropy import CrossEntropy
 from geocache.student_train.recipe import Recipe
 from geocache.student_train.schedules import CONSTANT, WeightSchedule
 from geocache.student_train.stream import Batch, Loader
+from geocache.student_train.train_table import TrainTable
 
 __all__ = [
     "Calibration",
@@ -60,6 +62,7 @@ class Term:
     def value(self, logits: Tensor, features: Mapping[str, Tensor], batch: Batch) -> Tensor:
         """Return the term's loss of a batch, without its weight."""
         student, target = self.inputs(logits, features, batch)
+        student = full_precision(student)
         if self.adapter is not None:
             student = self.adapter(student)
         return self.loss(student=student, target=target)
@@ -167,9 +170,9 @@ def _fitting(term: Term, model: nn.Module, loader: Loader, batch: Batch) -> list
 
 @torch.no_grad()
 def calibrate(
-    terms: Sequence[Term], model: nn.Module, loader: Loader, *, n_batches: int
+    terms: Sequence[Term], model: nn.Module, loader: Loader, *, table: TrainTable
 ) -> Calibration:
-    """Measure every term's mean size over the first batches, and turn shares into weights.
+    """Measure every term's mean size over `table.calibration_batches`; turn shares into weights.
 
     `weight = share * CE / L` with both means over the same batches, in training mode at the
     initial weights; the model's state (batch norm's statistics) is put back. Raises NumericError
@@ -180,11 +183,12 @@ def calibrate(
     model.train()
     sums = torch.zeros(len(terms) + 1, dtype=torch.float64)
     n = 0
-    with Taps(model, student_layers(terms)) as taps:
-        for batch in islice(loader.epoch(0, drop_single=True), n_batches):
-            logits, features = taps(batch.images)
+    plain = table.model_copy(update={"compile": False})
+    with Forward(plain, model, student_layers(terms)) as forward:
+        for batch in islice(loader.epoch(0, drop_single=True), table.calibration_batches):
+            logits, features = forward(batch.images)
             values = [term.value(logits, features, batch) for term in terms]
-            values.append(cross_entropy(student=logits, target=batch.at()))
+            values.append(cross_entropy(student=full_precision(logits), target=batch.at()))
             sums += torch.stack(values).double().cpu()
             n += 1
     model.load_state_dict(before)

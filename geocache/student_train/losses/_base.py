@@ -21,10 +21,12 @@ class Loss(ABC):
     """Base of all losses; subclasses are frozen dataclasses, one a module.
 
     `needs_layer` says whether the loss compares a pair of layers (`student` is then a feature map,
-    otherwise the logits).
+    otherwise the logits). `row_by_row` says whether its value is the mean of the values of single
+    rows; a loss that compares the rows of a batch with each other changes with the batch.
     """
 
     needs_layer: ClassVar[bool] = False
+    row_by_row: ClassVar[bool] = True
 
     def targets(self, layer: str | None = None) -> tuple[str, ...]:
         """Name the cached targets that the loss compares with.

@@ -36,6 +36,7 @@ class Contrastive(Loss):
     margin: float = 1.0
     features: Features = "flattened"
     needs_layer: ClassVar[bool] = True
+    row_by_row: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_features(self.features, "contrastive")

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from geocache.errors import ConfigError
 from geocache.student_train.losses._base import Loss, full_precision
 
 __all__ = ["CrossEntropy"]
@@ -20,7 +21,20 @@ class CrossEntropy(Loss):
 
     `L = -mean_b log softmax(s_b)[y_b]`, over the rows that have a label (y >= 0); a batch without
     any has L = 0 and gradient 0. Invariant to adding a constant to a row of logits. O(B K).
+
+    Arguments: `label_smoothing` e in [0, 1): the label's distribution is then `(1 - e)` at the
+    label and `e / K` spread over all K classes (Szegedy et al. 2016, section 7). Raises ConfigError
+    for another.
     """
+
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_smoothing < 1:
+            raise ConfigError(
+                "cross_entropy label_smoothing must be at least 0 and below 1, got "
+                f"{self.label_smoothing}. Usual is 0.1."
+            )
 
     def __call__(
         self,
@@ -31,7 +45,10 @@ class CrossEntropy(Loss):
         """Return L; `target["labels"]` holds class indices (batch,), -1 for an unlabelled row."""
         labels = target["labels"]
         n_labelled = (labels >= 0).sum().clamp(min=1)
-        total = F.cross_entropy(full_precision(student), labels, ignore_index=-1, reduction="sum")
+        total = F.cross_entropy(
+            full_precision(student), labels, ignore_index=-1, reduction="sum",
+            label_smoothing=self.label_smoothing,
+        )  # fmt: skip
         return total / n_labelled
 
 

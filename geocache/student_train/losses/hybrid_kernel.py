@@ -48,6 +48,7 @@ class HybridKernel(Loss):
     diagonal: bool = True
     dtype: Stored = "float16"
     needs_layer: ClassVar[bool] = True
+    row_by_row: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_features(self.features, "hybrid_kernel", self.dtype)

@@ -37,6 +37,7 @@ class MetricTransfer(Loss):
     features: Features = "pooled"
     dtype: Stored = "float16"
     needs_layer: ClassVar[bool] = True
+    row_by_row: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_features(self.features, "metric_transfer", self.dtype)

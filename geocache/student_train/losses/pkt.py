@@ -41,6 +41,7 @@ class PKT(Loss):
     features: Features = "pooled"
     dtype: Stored = "float16"
     needs_layer: ClassVar[bool] = True
+    row_by_row: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_features(self.features, "pkt", self.dtype)

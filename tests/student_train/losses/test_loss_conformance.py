@@ -87,6 +87,9 @@ class Case:
 
 CASES = [
     Case("cross_entropy", {}, _logits, lambda t: {"labels": t.argmax(dim=1)}, False),
+    Case(
+        "cross_entropy", {"label_smoothing": 0.1}, _logits, lambda t: {"labels": t.argmax(1)}, False
+    ),
     Case("distillation", {"temperature": 3.0}, _logits, lambda t: {"logits": t}),
     Case("distillation", {"temperature": 2.5, "top": 2}, _logits, _top_logits),
     Case("affinity_contrast", {"radius": 3}, _features, _tree_target),
@@ -131,6 +134,7 @@ def test_value_is_a_finite_mean_over_the_batch(case: Case) -> None:
     value = loss(student=student, target=target)
     assert value.shape == () and value.dtype == torch.float32 and value >= -1e-9
     assert torch.equal(value, loss(student=student, target=target))
+    assert loss.row_by_row == case.row_by_row
     if not case.row_by_row:
         return
     rows = [

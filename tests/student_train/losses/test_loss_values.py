@@ -25,6 +25,15 @@ def test_cross_entropy_equals_the_reference(labels: list[int]) -> None:
     assert float(value) == pytest.approx(plain_losses.cross_entropy(logits.numpy(), y.numpy()))
 
 
+def test_smoothed_cross_entropy_by_hand() -> None:
+    # s = (log 3, 0), softmax = (3/4, 1/4); e = 0.2, K = 2: the label 0 becomes (0.9, 0.1).
+    # L = -0.9 log(3/4) - 0.1 log(1/4) = 0.397543; the unlabelled row does not count.
+    logits = torch.tensor([[np.log(3.0), 0.0], [5.0, 1.0]])
+    loss = CrossEntropy(label_smoothing=0.2)
+    value = loss(student=logits, target={"labels": torch.tensor([0, -1])})
+    assert float(value) == pytest.approx(0.397543, abs=1e-6)
+
+
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 6.0])
 def test_distillation_equals_the_reference(temperature: float) -> None:
     student, teacher = 3 * _normal(4, 5, seed=1), 8 * _normal(4, 5, seed=2)
