@@ -54,7 +54,7 @@ class Meter:
         if phase != self._phase:
             self._begin(phase, done, total, unit)
         if self._bar is not None:
-            self._bar.update(self._task, completed=done, total=total)
+            self._bar.update(self._task, completed=done, total=total, unit=unit)
         elif time.monotonic() - self._said >= _SECONDS_BETWEEN_LINES:
             self.say(f"{phase}: {done:,} of {total:,} {unit}{self._rate(done, total)}")
 
@@ -116,6 +116,7 @@ class TrainingMeter(Progress):
         self.n_epochs = self.epochs_done = 0
         self._first = 1
         self._said = 0.0
+        self._rates: Mapping[str, float] = {}
 
     def started(self, record: Mapping[str, Any]) -> None:
         """Say what is trained on what, and how large each term is."""
@@ -134,10 +135,17 @@ class TrainingMeter(Progress):
                 f"together {term['weighted']:.4g}"
             )
 
+    def measured(self, rates: Mapping[str, float]) -> None:
+        """Keep them for the bar."""
+        self._rates = rates
+
     def stepped(self, *, epoch: int, step: int, n_steps: int, loss: float) -> None:
-        """Move the bar."""
+        """Move the bar, and show how the epoch goes."""
         done = (epoch - self._first) * n_steps + step
-        self.meter(self.label, done, (self.n_epochs - self._first + 1) * n_steps)
+        unit = f"steps, loss {loss:.4f}"
+        if self._rates:
+            unit += f", train {100 * self._rates['train_accuracy']:.2f} %, {_speed(self._rates)}"
+        self.meter(self.label, done, (self.n_epochs - self._first + 1) * n_steps, unit)
 
     def epoch_done(self, record: Mapping[str, Any]) -> None:
         """Print the epoch's figures, not more often than every few seconds, and the last one's."""
@@ -153,5 +161,10 @@ class TrainingMeter(Progress):
         )
         self.meter.say(
             f"epoch {record['epoch']}/{self.n_epochs}: loss {record['loss']:.4f}, {accuracies} "
-            f"({1000 * record['step_s']:.1f} ms a step)"
+            f"({1000 * record['step_s']:.1f} ms a step, {_speed(record)})"
         )
+
+
+def _speed(rates: Mapping[str, float]) -> str:
+    wait = 100 * rates["data_wait"]
+    return f"{rates['rows_per_s']:,.0f} rows/s, {wait:.1f} % waiting for data"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -39,8 +40,12 @@ _OF_A_CHECKPOINT = ("model", "weights", "dataset")
 @click.option("--model-option", type=KEY_VALUE, multiple=True, help="Option of the model.")
 @click.option("--dataset-option", type=KEY_VALUE, multiple=True, help="Option of the data set.")
 @click.option("--device", default="auto", show_default=True)
+@click.option("--classwise", is_flag=True, help="Print the accuracy of each class.")
+@click.option("--confusion", metavar="FILE", help="Write the confusion matrix as CSV.")
 @as_json
-def command(run: str | None, as_json: bool, **flags: Any) -> None:
+def command(
+    run: str | None, as_json: bool, classwise: bool, confusion: str | None, **flags: Any
+) -> None:
     """Measure the student of a RUN folder on its evaluation split.
 
     Or measure any checkpoint: --model, --weights and --dataset.
@@ -50,29 +55,45 @@ def command(run: str | None, as_json: bool, **flags: Any) -> None:
         raise click.UsageError(f"--{given[0]} cannot be mixed with a RUN, which says it itself.")
     if run is None and len(given) < len(_OF_A_CHECKPOINT):
         raise click.UsageError("Give a RUN folder, or --model, --weights and --dataset.")
-    from geocache.cli._output import percent, print_json, print_pairs
+    from geocache.student_train.measure import write_confusion
 
-    found = _of_checkpoint(flags) if run is None else _of_run(run, flags)
+    found, classes = _of_checkpoint(flags) if run is None else _of_run(run, flags)
+    if confusion is not None:
+        write_confusion(Path(confusion), found, classes)
+    _print(found, classes, as_json=as_json, classwise=classwise)
+
+
+def _print(found: Evaluation, classes: tuple[str, ...], *, as_json: bool, classwise: bool) -> None:
+    from geocache.cli._output import percent, print_json, print_pairs, print_table
+
     if as_json:
-        print_json(found)
+        print_json({**vars(found), "classes": classes})
         return
+    top5 = {} if found.top5_accuracy is None else {"top-5": percent(found.top5_accuracy)}
     print_pairs(
         {
             "accuracy": percent(found.accuracy),
+            **top5,
             "cross-entropy": f"{found.loss:.4f}",
             "images": f"{found.n_rows:,}",
         }
     )
+    if classwise:
+        rows = zip(classes, found.class_accuracy, map(sum, found.confusion), strict=True)
+        print_table(
+            ("class", "accuracy", "images"), [(name, percent(part), n) for name, part, n in rows]
+        )
 
 
-def _of_run(run: str, flags: dict[str, Any]) -> Evaluation:
+def _of_run(run: str, flags: dict[str, Any]) -> tuple[Evaluation, tuple[str, ...]]:
     from geocache.student_train import evaluate_run, load_student
     from geocache.student_train.setup import choose_device
 
     device = choose_device(flags["device"])
     _, state = load_student(run, flags["which"])
     source = _cache_of_run(state["cache"], flags)
-    return evaluate_run(run, source, which=flags["which"], device=device)
+    found = evaluate_run(run, source, which=flags["which"], device=device)
+    return found, tuple(state["classes"])
 
 
 def _cache_of_run(key: str, flags: dict[str, Any]) -> Cache | None:
@@ -89,7 +110,7 @@ def _cache_of_run(key: str, flags: dict[str, Any]) -> Cache | None:
         return None
 
 
-def _of_checkpoint(flags: dict[str, Any]) -> Evaluation:
+def _of_checkpoint(flags: dict[str, Any]) -> tuple[Evaluation, tuple[str, ...]]:
     from geocache.data.datasets import open_dataset
     from geocache.data.images import ImageSpec
     from geocache.errors import DataError
@@ -120,7 +141,8 @@ def _of_checkpoint(flags: dict[str, Any]) -> Evaluation:
         options=options_of(flags["model_option"]),
     )
     load_weights(model, flags["weights"])
-    return evaluate(
+    n_classes = flags["n_classes"] or len(dataset.classes)
+    found = evaluate(
         model,
         images,
         dataset.labels,
@@ -128,3 +150,5 @@ def _of_checkpoint(flags: dict[str, Any]) -> Evaluation:
         std=flags["std"] or IMAGENET_STD,
         device=choose_device(flags["device"]),
     )
+    more = map(str, range(len(dataset.classes), n_classes))
+    return found, (*dataset.classes, *more)[:n_classes]

@@ -1,8 +1,9 @@
 """Train students from a cache: losses, loader, trainer, evaluation, recipes, reports."""
 
-from geocache.student_train.evaluate import Evaluation, evaluate, evaluate_run, load_student
+from geocache.student_train.evaluate import evaluate, evaluate_run, load_student
 from geocache.student_train.loop import TrainResult, train
 from geocache.student_train.losses import Loss, build_loss, loss_names
+from geocache.student_train.measure import Evaluation
 from geocache.student_train.metrics import read_records
 from geocache.student_train.progress import Progress
 from geocache.student_train.recipe import Recipe, required_targets

@@ -134,8 +134,8 @@ def one_epoch(
             tally.elapsed_s = before_s + time.perf_counter() - started
             if tally.step % look_every == 0:
                 loss = _look(tally, terms, weights, epoch)
-                progress.stepped(epoch=epoch + 1, step=tally.step, n_steps=n_batches, loss=loss)
                 progress.measured(_rates(tally))
+                progress.stepped(epoch=epoch + 1, step=tally.step, n_steps=n_batches, loss=loss)
             due = table.save_every and tally.step - saved_at >= table.save_every
             if due and save and tally.step < n_batches and optimisation.ends_step(tally.step - 1):
                 _look(tally, terms, weights, epoch)

@@ -1,69 +1,29 @@
-"""How good a student is: top-1 accuracy and cross-entropy over images it was not trained on."""
+"""Evaluate a student, or any model, over images that it was not trained on."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from geocache.data.views import ViewPolicy
-from geocache.errors import CheckpointError, ConfigError, GeocacheError, NumericError
+from geocache.errors import CheckpointError, ConfigError, GeocacheError
 from geocache.models import build_model
 from geocache.student_train.batch import normalisation, normalise
 from geocache.student_train.checkpoint import load_checkpoint
+from geocache.student_train.measure import Evaluation, measure
 from geocache.student_train.order import batch_bounds
 from geocache.student_train.recipe import Recipe
 from geocache.student_train.source import Source, eval_arrays
 
-__all__ = ["Evaluation", "EvaluationSet", "evaluate", "evaluate_run", "load_student", "measure"]
+__all__ = ["Evaluation", "EvaluationSet", "evaluate", "evaluate_run", "load_student"]
 
 _BATCH = 500
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Top-1 accuracy in [0, 1] and mean cross-entropy over the labelled rows."""
-
-    accuracy: float
-    loss: float
-    n_rows: int
-
-
-@torch.no_grad()
-def measure(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Evaluation:
-    """Evaluate `model` on (normalised images, labels) batches, in evaluation mode.
-
-    Rows labelled -1 do not count. The model's mode is put back. Raises ConfigError when no row has
-    a label, NumericError when the model answers NaN or infinity.
-    """
-    mode = model.training
-    model.eval()
-    sums: Tensor | None = None
-    for images, labels in batches:
-        logits = model(images).float()
-        labelled = labels >= 0
-        loss = F.cross_entropy(logits, labels, ignore_index=-1, reduction="sum")
-        correct = ((logits.argmax(dim=1) == labels) & labelled).sum()
-        part = torch.stack([correct.double(), loss.double(), labelled.sum().double()])
-        sums = part if sums is None else sums + part
-    model.train(mode)
-    n_correct, total, n_rows = [0.0, 0.0, 0.0] if sums is None else sums.tolist()
-    if n_rows == 0:
-        raise ConfigError("evaluation must have labelled images, got none. Name a labelled split.")
-    if not math.isfinite(total):
-        raise NumericError(
-            "logits must be finite, got NaN or infinity in evaluation. Check the weights and the "
-            "normalisation."
-        )
-    return Evaluation(accuracy=n_correct / n_rows, loss=total / n_rows, n_rows=int(n_rows))
 
 
 class EvaluationSet:
@@ -96,9 +56,9 @@ class EvaluationSet:
                 pixels = self._policy.whole(pixels)
             yield normalise(pixels, self._scale, self._shift), self._labels[part]
 
-    def measure(self, model: nn.Module) -> Evaluation:
+    def measure(self, model: nn.Module, *, details: bool = False) -> Evaluation:
         """Evaluate `model`, which must be on the same device."""
-        return measure(model, self.batches())
+        return measure(model, self.batches(), details=details)
 
 
 def evaluate(
@@ -111,12 +71,12 @@ def evaluate(
     device: str | torch.device = "cpu",
     policy: ViewPolicy | None = None,
 ) -> Evaluation:
-    """Evaluate `model` on uint8 images (n, H, W, 3) and labels (n,); raises as `measure` does.
+    """Evaluate `model` on uint8 images (n, H, W, 3) and labels (n,), class by class.
 
-    policy: views whose size the images are brought to.
+    policy: views whose size the images are brought to. Raises as `measure` does.
     """
     whole = EvaluationSet(images, labels, mean=mean, std=std, device=device, policy=policy)
-    return whole.measure(model.to(device))
+    return whole.measure(model.to(device), details=True)
 
 
 def load_student(

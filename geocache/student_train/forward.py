@@ -94,6 +94,7 @@ class _CompiledTaps:
 
     def __call__(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         logits, seen = self._run(images)
+        self._seen.clear()  # what is traced for another batch size must not find this graph
         return logits, {path: _call(seen, path) for path in self._paths}
 
     def _hook_of(self, name: str) -> Callable[[nn.Module, object, Tensor], None]:

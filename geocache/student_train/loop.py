@@ -10,19 +10,20 @@ from __future__ import annotations
 
 import logging
 import statistics
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from geocache.student_train.checkpoint import load_checkpoint
 from geocache.student_train.devices import Ranks, open_ranks
 from geocache.student_train.ema import weights_of
 from geocache.student_train.epoch import one_epoch
-from geocache.student_train.evaluate import Evaluation, EvaluationSet, measure
-from geocache.student_train.metrics import append_record
+from geocache.student_train.evaluate import EvaluationSet
+from geocache.student_train.measure import Evaluation, measure, write_confusion
 from geocache.student_train.optimise import Optimisation, batch_sizes
 from geocache.student_train.progress import Progress
 from geocache.student_train.recipe import Recipe
@@ -33,8 +34,10 @@ from geocache.student_train.run_folder import (
     refuse_overwriting,
     save_run,
 )
+from geocache.student_train.run_log import RunLog
 from geocache.student_train.setup import Setup, choose_device, prepare, torch_settings
 from geocache.student_train.source import Source
+from geocache.student_train.stream import Loader
 from geocache.student_train.terms import calibrate
 
 __all__ = ["TrainResult", "train"]
@@ -47,7 +50,9 @@ class TrainResult:
     """What a training came to; accuracies in [0, 1], None where there was nothing to measure.
 
     `best_epoch` (from 1) was chosen by `select`; `test_accuracy` is that epoch's on the evaluation
-    split and `last_test_accuracy` the final one's. `step_s` is the median over epochs of the mean
+    split and `last_test_accuracy` the final one's. `class_accuracy` (by class) and `top5_accuracy`
+    (with more than 5 classes) are that epoch's, too, where there is no such split on the validation
+    rows. `step_s` is the median over epochs of the mean
     seconds a step, evaluation excluded.
     """
 
@@ -62,6 +67,8 @@ class TrainResult:
     step_s: float
     term_sizes: Mapping[str, float]
     term_weights: Mapping[str, float]
+    top5_accuracy: float | None = None
+    class_accuracy: Mapping[str, float | None] = field(default_factory=dict)
 
 
 def train(
@@ -76,8 +83,8 @@ def train(
 
     `sources` is the teacher's cache, or caches by the teacher's name; None reads the data set
     itself, for a recipe without a teacher. The run holds `best.pt`, `last.pt`, `metrics.jsonl`,
-    `recipe.json` and `curves.png`. With `resume` it continues from `last.pt` where there is one:
-    on a CPU the final weights are those of an uninterrupted run.
+    `metrics.csv`, `recipe.json`, `confusion.csv` and `curves.png`. With `resume` it continues from
+    `last.pt` where there is one: on a CPU the final weights are those of an uninterrupted run.
 
     Raises, before the first step, ConfigError for a folder that holds a run or a recipe that does
     not fit it, MissingTargetError (with the command that builds it), ShapeError for layers or
@@ -100,27 +107,35 @@ def train(
         sizes = batch_sizes(len(setup.loader.rows), table.batch_size, ranks.size)
         optimisation = Optimisation(table, setup.student, setup.adapters, sizes=sizes, ranks=ranks)
         state = _begin(recipe, setup, optimisation, out, ranks)
-        progress.started(_start_record(recipe, setup, state))
+        start = _start_record(recipe, setup, state)
         test_set = _test_set(setup)
-        for epoch in range(state.n_epochs, table.epochs):
-            record = one_epoch(
-                table, setup, optimisation, state.calibration.weights,
-                epoch=epoch, progress=progress, n_batches=len(sizes), ranks=ranks,
-                position=state.position,
-                save=partial(_save_within, out, recipe, setup, optimisation, state),
-            )  # fmt: skip
-            state.position = None
-            last = epoch + 1 == table.epochs
-            if ranks.writes and (last or (epoch + 1) % table.eval_every == 0):
-                record |= _evaluate(setup, test_set, optimisation.averaged())
-            state.add(record, select=table.select)
-            if ranks.writes:
-                append_record(out, record)
-                save_run(out, recipe, setup, optimisation, state)
-            progress.epoch_done(record)
-        result = _result(recipe, setup, state, out)
+        with RunLog(out, table, last_epoch=state.n_epochs, writes=ranks.writes) as log:
+            if not state.taken_up:
+                log.append(start)
+                if ranks.writes:
+                    save_run(out, recipe, setup, optimisation, state)
+                _log.info("sizes and weights: %s", start["terms"])
+            progress.started(start)
+            for epoch in range(state.n_epochs, table.epochs):
+                record = one_epoch(
+                    table, setup, optimisation, state.calibration.weights,
+                    epoch=epoch, progress=progress, n_batches=len(sizes), ranks=ranks,
+                    position=state.position,
+                    save=partial(_save_within, out, recipe, setup, optimisation, state),
+                )  # fmt: skip
+                state.position = None
+                last = epoch + 1 == table.epochs
+                if ranks.writes and (last or (epoch + 1) % table.eval_every == 0):
+                    record |= _evaluate(setup, test_set, optimisation.averaged())
+                state.add(record, select=table.select)
+                log.append(record)
+                if ranks.writes:
+                    save_run(out, recipe, setup, optimisation, state)
+                progress.epoch_done(record)
+            details = _details(setup, test_set, out) if ranks.writes else {}
+            result = _result(recipe, setup, state, out, details)
+            log.append(_end_record(result))
         if ranks.writes:
-            append_record(out, _end_record(result))
             plot_runs([out], out / "curves.png")
         progress.finished(_end_record(result))
     return result
@@ -129,19 +144,14 @@ def train(
 def _begin(
     recipe: Recipe, setup: Setup, optimisation: Optimisation, out: Path, ranks: Ranks
 ) -> RunState:
-    """Take the run in `out` up, or begin one: calibrate, and write the first checkpoint."""
+    """Take the run in `out` up, or calibrate a new one."""
     state = open_run(recipe, setup, out, writes=ranks.writes)
     ranks.barrier()  # the others look for a run before the first writes one
     if state is not None:
         optimisation.load(state.optimisation, state.average)
         return state
     calibration = calibrate(setup.terms, setup.student, setup.loader, table=recipe.train)
-    state = RunState(calibration=calibration)
-    if ranks.writes:
-        append_record(out, _start_record(recipe, setup, state))
-        _log.info("sizes %s, weights %s", calibration.sizes, calibration.weights)
-        save_run(out, recipe, setup, optimisation, state)
-    return state
+    return RunState(calibration=calibration)
 
 
 def _save_within(
@@ -204,8 +214,7 @@ def _evaluate(
 def _measures(setup: Setup, test_set: EvaluationSet | None) -> dict[str, Any]:
     found: dict[str, Evaluation] = {}
     if setup.validation is not None:
-        batches = ((batch.images, batch.labels) for batch in setup.validation.in_order(None))
-        found["validation"] = measure(setup.student, batches)
+        found["validation"] = measure(setup.student, _whole_images(setup.validation))
     if test_set is not None:
         found["test"] = test_set.measure(setup.student)
     return {
@@ -215,7 +224,30 @@ def _measures(setup: Setup, test_set: EvaluationSet | None) -> dict[str, Any]:
     }
 
 
-def _result(recipe: Recipe, setup: Setup, state: RunState, out: Path) -> TrainResult:
+def _details(setup: Setup, test_set: EvaluationSet | None, out: Path) -> dict[str, Any]:
+    """Measure the best epoch's student class by class, on the split that was not chosen by."""
+    classes = setup.source.classes
+    with weights_of(setup.student, load_checkpoint(out / "best.pt")["model"]):
+        if test_set is not None:
+            found = test_set.measure(setup.student, details=True)
+        elif setup.validation is not None:
+            found = measure(setup.student, _whole_images(setup.validation), details=True)
+        else:
+            return {}
+    write_confusion(out / "confusion.csv", found, classes)
+    return {
+        "top5_accuracy": found.top5_accuracy,
+        "class_accuracy": dict(zip(classes, found.class_accuracy, strict=True)),
+    }
+
+
+def _whole_images(loader: Loader) -> Iterator[tuple[Tensor, Tensor]]:
+    return ((batch.images, batch.labels) for batch in loader.in_order(None))
+
+
+def _result(
+    recipe: Recipe, setup: Setup, state: RunState, out: Path, details: dict[str, Any]
+) -> TrainResult:
     best, last = state.record_of(state.best_epoch), state.epochs[-1]
     return TrainResult(
         out=out,
@@ -229,11 +261,14 @@ def _result(recipe: Recipe, setup: Setup, state: RunState, out: Path) -> TrainRe
         step_s=statistics.median(record["step_s"] for record in state.epochs),
         term_sizes=state.calibration.sizes,
         term_weights=state.calibration.weights,
+        **details,
     )
 
 
 def _end_record(result: TrainResult) -> dict[str, Any]:
     """Return the last record of a run's log."""
-    names = ("n_epochs", "select", "best_epoch", "validation_accuracy", "test_accuracy",
-             "last_test_accuracy", "n_parameters", "step_s")  # fmt: skip
+    names = (
+        "n_epochs", "select", "best_epoch", "validation_accuracy", "test_accuracy",
+        "last_test_accuracy", "top5_accuracy", "class_accuracy", "n_parameters", "step_s",
+    )  # fmt: skip
     return {"event": "end", **{name: getattr(result, name) for name in names}}

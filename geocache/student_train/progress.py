@@ -22,7 +22,10 @@ class Progress:
         """Steps 1..`step` of `n_steps` of `epoch` (from 1) are done; `loss` is the epoch's mean."""
 
     def measured(self, rates: Mapping[str, float]) -> None:
-        """Tell of the epoch so far: `train_accuracy`, `rows_per_s`, `data_wait` (from 0 to 1)."""
+        """Before `stepped`, of the epoch so far: `train_accuracy`, `rows_per_s`, `data_wait`.
+
+        The last is the part of the time that was spent waiting for batches, from 0 to 1.
+        """
 
     def epoch_done(self, record: Mapping[str, Any]) -> None:
         """An epoch is trained, evaluated and saved."""

@@ -37,6 +37,7 @@ class RunState:
     epochs: list[dict[str, Any]] = field(default_factory=list)
     best_epoch: int = 0
     best_accuracy: float = -1.0
+    taken_up: bool = False
     optimisation: dict[str, Any] = field(default_factory=dict)
     """Of a run that is taken up: what its optimiser goes on from."""
     average: dict[str, Any] | None = None
@@ -106,6 +107,7 @@ def _resumed(recipe: Recipe, setup: Setup, out: Path, *, writes: bool) -> RunSta
         epochs=saved["epochs"],
         best_epoch=saved["best_epoch"],
         best_accuracy=saved["best_accuracy"],
+        taken_up=True,
         optimisation={name: saved[name] for name in ("optimizer", "scaler") if name in saved},
         average=None if raw is None else saved["model"],
         position=saved.get("position"),

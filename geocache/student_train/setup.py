@@ -18,6 +18,7 @@ from geocache.student_train.forward import check_precision
 from geocache.student_train.instructors import as_source
 from geocache.student_train.order import hold_out
 from geocache.student_train.recipe import Recipe, TrainTable, target_names
+from geocache.student_train.run_log import check_tensorboard
 from geocache.student_train.source import Source, dataset_source
 from geocache.student_train.stream import Loader, find_target, usable_rows
 from geocache.student_train.subset import class_subset, sample_keys
@@ -85,6 +86,7 @@ def prepare(
     """
     device = device or choose_device(recipe.train.device)
     check_precision(recipe.train, device)
+    check_tensorboard(recipe.train)
     teachers = tuple(teacher.name for teacher in recipe.teacher)
     if sources is None:
         if teachers:

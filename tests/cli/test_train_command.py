@@ -25,7 +25,8 @@ def test_a_missing_cache_names_the_command_that_builds_it(run: Any, recipe: Path
     assert run(*command.split()[1:], "--executor", "serial").code == 0
     trained = run(*train)
     assert trained.code == 0 and "last" in trained.out
-    names = {"best.pt", "curves.png", "last.pt", "metrics.jsonl", "recipe.json"}
+    names = {"best.pt", "confusion.csv", "curves.png", "last.pt", "metrics.csv", "metrics.jsonl",
+             "recipe.json"}  # fmt: skip
     assert {path.name for path in Path("runs/small").iterdir()} == names
 
 

@@ -46,7 +46,8 @@ def test_a_run_learns_and_leaves_what_it_promises(
     result = train(recipe, {"teacher": cache}, tmp_path / "run")
     assert torch.equal(torch.random.get_rng_state(), state)
     assert {p.name for p in result.out.iterdir()} == {
-        "best.pt", "last.pt", "metrics.jsonl", "recipe.json", "curves.png"
+        "best.pt", "last.pt", "metrics.jsonl", "metrics.csv", "recipe.json", "curves.png",
+        "confusion.csv",
     }  # fmt: skip
     start, *epochs, end = read_records(result.out)
     assert [r["event"] for r in (start, *epochs, end)] == ["start"] + 4 * ["epoch"] + ["end"]
