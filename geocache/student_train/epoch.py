@@ -130,7 +130,8 @@ def one_epoch(
             values = [term.value(logits, features, batch) for term in terms]
             total = torch.stack([w * value for w, value in zip(weights, values, strict=True)]).sum()
             optimisation.learn(total, len(batch.rows), epoch=epoch, batch=tally.step)
-            _count(tally, values, logits.detach(), batch)
+            share = len(batch.rows) * ranks.size / optimisation.sizes[tally.step]
+            _count(tally, values, logits.detach(), batch, share)
             tally.elapsed_s = before_s + time.perf_counter() - started
             if tally.step % look_every == 0:
                 loss = _look(tally, terms, weights, epoch)
@@ -160,9 +161,12 @@ def one_epoch(
     }
 
 
-def _count(tally: Tally, values: Sequence[Tensor], logits: Tensor, batch: Batch) -> None:
+def _count(
+    tally: Tally, values: Sequence[Tensor], logits: Tensor, batch: Batch, share: float
+) -> None:
+    """Count a batch; `share` is its rows here over an even share of them, 1 on one device."""
     tally.step += 1
-    tally.sums += torch.stack([value.detach().double() for value in values])
+    tally.sums += share * torch.stack([value.detach().double() for value in values])
     tally.n_labelled += (batch.labels >= 0).sum()
     tally.n_correct += (logits.argmax(dim=1) == batch.labels).sum()
     tally.n_rows += len(batch.rows)
@@ -178,7 +182,7 @@ def _rates(tally: Tally) -> dict[str, float]:
 
 
 def _together(tally: Tally, ranks: Ranks) -> Tally:
-    """Return the tally of all ranks; terms are means over rows, which the ranks share evenly."""
+    """Return the tally of all ranks; terms are means over the rows of all."""
     if ranks.size == 1:
         return tally
     ours = torch.stack(

@@ -38,7 +38,7 @@ class Optimisation:
         self, table: TrainTable, student: nn.Module, adapters: nn.Module, *, sizes: list[int],
         ranks: Ranks,
     ) -> None:  # fmt: skip
-        self._table, self._ranks, self._sizes = table, ranks, sizes
+        self._table, self._ranks, self.sizes = table, ranks, sizes
         self._parameters = [*student.parameters(), *adapters.parameters()]
         self.optimizer = _optimizer(table, self._parameters)
         self._scaler = torch.amp.GradScaler("cuda", enabled=table.precision == "fp16")
@@ -51,12 +51,12 @@ class Optimisation:
 
     def ends_step(self, batch: int) -> bool:
         """Return whether the optimiser steps after a batch of the epoch, counted from 0."""
-        return (batch + 1) % self._table.accumulate == 0 or batch + 1 == len(self._sizes)
+        return (batch + 1) % self._table.accumulate == 0 or batch + 1 == len(self.sizes)
 
     def learn(self, total: Tensor, n_rows: int, *, epoch: int, batch: int) -> None:
         """Take in the loss of one batch (from 0) with `n_rows` rows here; step where one is due."""
         first = batch - batch % self._table.accumulate
-        n_of_step = sum(self._sizes[first : first + self._table.accumulate])
+        n_of_step = sum(self.sizes[first : first + self._table.accumulate])
         if n_rows != n_of_step:
             total = total * (n_rows / n_of_step)
         if batch == first:

@@ -240,6 +240,11 @@ def _check_terms(recipe: Recipe) -> None:
                 f"{place} must name the layers it compares, got student = {term.student!r} and "
                 f"teacher = {term.teacher!r}. `geocache layers MODEL` lists them."
             )
+        if recipe.train.devices > 1 and not loss.row_by_row:
+            raise ConfigError(
+                f"{place} must have one device, got train.devices = {recipe.train.devices}: it "
+                "compares the rows of a batch with each other, and each device would see a part."
+            )
         if not loss.needs_layer and term.student is not None:
             raise ConfigError(
                 f"{place} must not name a layer, got student = '{term.student}': it compares "

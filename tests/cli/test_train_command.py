@@ -60,6 +60,26 @@ def test_building_resuming_and_evaluating(run: Any, recipe: Path, tmp_path: Path
     assert plain.code == 0 and f"{100 * shown['accuracy']:.2f} %" in plain.out
 
 
+def test_classes_and_exports_of_a_run(run: Any, recipe: Path, tmp_path: Path) -> None:
+    """What `eval` prints and writes of each class; `export` writes a file that loads elsewhere."""
+    assert run("train", recipe, "--build", "--set", "train.epochs=1").code == 0
+    shown = json.loads(run("eval", "runs/small", "--json", "--confusion", "c.csv").out)
+    assert shown["classes"] == [str(digit) for digit in range(10)]
+    counts = shown["confusion"]
+    right = sum(counts[digit][digit] for digit in range(10))
+    assert right / sum(map(sum, counts)) == pytest.approx(shown["accuracy"])
+    assert shown["accuracy"] <= shown["top5_accuracy"] <= 1
+    assert shown["class_accuracy"][3] == pytest.approx(counts[3][3] / sum(counts[3]))
+    assert len(Path("c.csv").read_text().splitlines()) == 11
+    plain = run("eval", "runs/small", "--classwise").out
+    assert "top-5" in plain and len(plain.splitlines()) == 4 + 11
+    done = json.loads(run("export", "runs/small", "--out", "s.pt", "--json").out)
+    assert json.loads(Path(done["about"]).read_text())["model"] == "simple_cnn"
+    again = run("eval", "--model", "simple_cnn", "--weights", "s.pt", "--dataset", "digits")
+    assert f"{100 * shown['accuracy']:.2f} %" in again.out
+    assert run("export", tmp_path).code == 1
+
+
 def test_without_the_data_set_the_only_fitting_cache_serves(
     run: Any, recipe: Path, pictures: Path, tmp_path: Path
 ) -> None:

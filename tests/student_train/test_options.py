@@ -221,15 +221,3 @@ def test_a_run_from_before_an_option_existed_is_taken_up(
     torch.save(state, tmp_path / "last.pt")
     tables["train"]["epochs"] = 2
     assert train(parse_recipe(tables), cache, tmp_path, resume=True).n_epochs == 2
-
-
-@pytest.mark.slow
-def test_a_compiled_student_trains_alike_under_its_own_names(
-    cache: Any, tables: dict[str, Any], tmp_path: Path
-) -> None:
-    """Compiled code rounds otherwise: the same weights to 1e-4 after one epoch."""
-    tables["student"] = {"model": "tiny_student:build", "options": {"dropout": 0.0}}
-    tables["train"]["epochs"] = 1
-    plain = _run(cache, tables, tmp_path / "plain")
-    compiled = _run(cache, tables, tmp_path / "compiled", compile=True)
-    assert _distance(plain["model"], compiled["model"]) < 1e-4

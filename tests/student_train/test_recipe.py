@@ -160,6 +160,7 @@ BAD = [
     ("train.ema", 1.0, ConfigError, "'ema' must be less than 1"),
     ("train.save_every", 0, ConfigError, "'save_every' must be greater than or equal to 1"),
     ("train.devices", 17, ConfigError, "a batch_size of at least its devices, 17"),
+    ("train.devices", [2], ConfigError, "'devices' must be a valid integer"),
     ("data.fraction", 1.5, ConfigError, "'fraction' must be less than or equal to 1"),
     ("loss.0.label_smoothing", 1.0, ConfigError, "label_smoothing must be at least 0 and below 1"),
     ("data.size", "big", ConfigError, "'size' must be"),
@@ -205,6 +206,15 @@ def test_whatever_is_wrong_is_one_line_with_its_place(
     with pytest.raises(kind, match=message) as caught:
         parse_recipe(_with(tables, place, value))
     assert "\n" not in str(caught.value) and "recipe" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["pkt", "metric_transfer", "hybrid_kernel", "contrastive"])
+def test_losses_between_rows_refuse_several_devices(tables: dict[str, Any], name: str) -> None:
+    tables["loss"].append({"name": name, "student": "block2", "teacher": "layer2"})
+    parse_recipe(tables)
+    tables["train"]["devices"] = 2
+    with pytest.raises(ConfigError, match=r"\[\[loss\]\] 4, .* must have one device, got .* = 2"):
+        parse_recipe(tables)
 
 
 def test_files_that_are_no_recipe(tmp_path: Path) -> None:
