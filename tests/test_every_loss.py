@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from geocache.data.cache import Cache
@@ -78,3 +79,7 @@ def test_every_loss_trains_and_resumes_exactly(tmp_path: Path) -> None:
     assert fresh[0]["weights"]["hybrid_kernel@block2"] == 1.0
     assert fresh[1]["weights"]["hybrid_kernel@block2"] == 0.5
     assert whole.n_epochs == 2
+    options = {"precision": "bf16", "channels_last": True, "accumulate": 2, "ema": 0.9}
+    tables["train"] |= options | {"clip_norm": 5.0, "deterministic": True}
+    mixed = train(parse_recipe(tables), cache, tmp_path / "mixed")
+    assert mixed.term_sizes == pytest.approx(dict(whole.term_sizes), rel=0.1, abs=1e-4)

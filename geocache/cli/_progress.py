@@ -143,8 +143,10 @@ class TrainingMeter(Progress):
         """Move the bar, and show how the epoch goes."""
         done = (epoch - self._first) * n_steps + step
         unit = f"steps, loss {loss:.4f}"
+        if "train_accuracy" in self._rates:
+            unit += f", train {100 * self._rates['train_accuracy']:.2f} %"
         if self._rates:
-            unit += f", train {100 * self._rates['train_accuracy']:.2f} %, {_speed(self._rates)}"
+            unit += f", {_speed(self._rates)}"
         self.meter(self.label, done, (self.n_epochs - self._first + 1) * n_steps, unit)
 
     def epoch_done(self, record: Mapping[str, Any]) -> None:
@@ -154,13 +156,13 @@ class TrainingMeter(Progress):
         if self.brief or not (last or time.monotonic() - self._said >= _SECONDS_BETWEEN_LINES):
             return
         self._said = time.monotonic()
-        accuracies = ", ".join(
-            f"{split} {100 * record[f'{split}_accuracy']:.2f} %"
+        accuracies = "".join(
+            f", {split} {100 * record[f'{split}_accuracy']:.2f} %"
             for split in ("train", "validation", "test")
             if f"{split}_accuracy" in record
         )
         self.meter.say(
-            f"epoch {record['epoch']}/{self.n_epochs}: loss {record['loss']:.4f}, {accuracies} "
+            f"epoch {record['epoch']}/{self.n_epochs}: loss {record['loss']:.4f}{accuracies} "
             f"({1000 * record['step_s']:.1f} ms a step, {_speed(record)})"
         )
 

@@ -174,8 +174,10 @@ def _count(
 
 def _rates(tally: Tally) -> dict[str, float]:
     """Return accuracy, rows a second and the part of the time that was waiting, in [0, 1]."""
+    n_labelled = int(tally.n_labelled)
+    accuracy = {"train_accuracy": int(tally.n_correct) / n_labelled} if n_labelled else {}
     return {
-        "train_accuracy": int(tally.n_correct) / max(int(tally.n_labelled), 1),
+        **accuracy,
         "rows_per_s": tally.n_rows / tally.elapsed_s,
         "data_wait": tally.wait_s / tally.elapsed_s,
     }

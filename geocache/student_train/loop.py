@@ -38,7 +38,7 @@ from geocache.student_train.run_log import RunLog
 from geocache.student_train.setup import Setup, choose_device, prepare, torch_settings
 from geocache.student_train.source import Source
 from geocache.student_train.stream import Loader
-from geocache.student_train.terms import calibrate
+from geocache.student_train.terms import calibrate, mean_total
 
 __all__ = ["TrainResult", "train"]
 
@@ -126,7 +126,7 @@ def train(
                 state.position = None
                 last = epoch + 1 == table.epochs
                 if ranks.writes and (last or (epoch + 1) % table.eval_every == 0):
-                    record |= _evaluate(setup, test_set, optimisation.averaged())
+                    record |= _evaluate(setup, test_set, state, optimisation.averaged())
                 state.add(record, select=table.select)
                 log.append(record)
                 if ranks.writes:
@@ -165,6 +165,8 @@ def _test_set(setup: Setup) -> EvaluationSet | None:
     source = setup.source
     if source.eval_images is None or source.eval_labels is None:
         return None
+    if not bool((source.eval_labels >= 0).any()):
+        return None
     return EvaluationSet(
         source.eval_images, source.eval_labels,
         mean=source.mean, std=source.std, device=setup.device, policy=setup.loader.views.policy,
@@ -201,27 +203,42 @@ def _start_record(recipe: Recipe, setup: Setup, state: RunState) -> dict[str, An
 
 
 def _evaluate(
-    setup: Setup, test_set: EvaluationSet | None, averaged: Mapping[str, Tensor] | None
+    setup: Setup,
+    test_set: EvaluationSet | None,
+    state: RunState,
+    averaged: Mapping[str, Tensor] | None,
 ) -> dict[str, Any]:
     """Measure the averaged weights where there are any, and the others then beside them."""
     if averaged is None:
-        return _measures(setup, test_set)
-    raw = {f"raw_{name}": value for name, value in _measures(setup, test_set).items()}
+        return _measures(setup, test_set, state)
+    raw = {f"raw_{name}": value for name, value in _measures(setup, test_set, state).items()}
     with weights_of(setup.student, averaged):
-        return _measures(setup, test_set) | raw
+        return _measures(setup, test_set, state) | raw
 
 
-def _measures(setup: Setup, test_set: EvaluationSet | None) -> dict[str, Any]:
+def _measures(setup: Setup, test_set: EvaluationSet | None, state: RunState) -> dict[str, Any]:
     found: dict[str, Evaluation] = {}
-    if setup.validation is not None:
+    if _labelled(setup):
+        assert setup.validation is not None
         found["validation"] = measure(setup.student, _whole_images(setup.validation))
     if test_set is not None:
         found["test"] = test_set.measure(setup.student)
-    return {
+    figures = {
         f"{split}_{name}": getattr(result, name)
         for split, result in found.items()
         for name in ("accuracy", "loss")
     }
+    if setup.validation is not None and setup.validates_loss:
+        figures["validation_total"] = mean_total(
+            setup.terms, setup.student, setup.validation, state.calibration.weights
+        )
+    return figures
+
+
+def _labelled(setup: Setup) -> bool:
+    """Return whether there are validation rows with labels."""
+    held = setup.validation
+    return held is not None and bool((setup.source.labels[held.rows] >= 0).any())
 
 
 def _details(setup: Setup, test_set: EvaluationSet | None, out: Path) -> dict[str, Any]:
@@ -230,7 +247,7 @@ def _details(setup: Setup, test_set: EvaluationSet | None, out: Path) -> dict[st
     with weights_of(setup.student, load_checkpoint(out / "best.pt")["model"]):
         if test_set is not None:
             found = test_set.measure(setup.student, details=True)
-        elif setup.validation is not None:
+        elif setup.validation is not None and _labelled(setup):
             found = measure(setup.student, _whole_images(setup.validation), details=True)
         else:
             return {}

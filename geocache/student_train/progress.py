@@ -24,7 +24,8 @@ class Progress:
     def measured(self, rates: Mapping[str, float]) -> None:
         """Before `stepped`, of the epoch so far: `train_accuracy`, `rows_per_s`, `data_wait`.
 
-        The last is the part of the time that was spent waiting for batches, from 0 to 1.
+        Without labels there is no accuracy. The last is the part of the time that was spent
+        waiting for batches, from 0 to 1.
         """
 
     def epoch_done(self, record: Mapping[str, Any]) -> None:

@@ -50,7 +50,8 @@ def plot_runs(
         axes.grid(alpha=0.3)
     if several:
         left.legend()
-    right.legend()
+    if right.get_legend_handles_labels()[0]:  # without labels there is no accuracy
+        right.legend()
     figure.savefig(path, dpi=120)
     return Path(path)
 
@@ -60,7 +61,7 @@ def _accuracies(axes: Any, history: list[dict[str, Any]], *, number: int, name: 
     splits: tuple[str, ...] = ("train", "validation", "test")
     if name:
         measured = [s for s in ("test", "validation", "train") if f"{s}_accuracy" in history[-1]]
-        splits = (measured[0],)
+        splits = tuple(measured[:1])
     for offset, split in enumerate(splits):
         key = f"{split}_accuracy"
         points = [(r["epoch"], 100 * r[key]) for r in history if key in r]

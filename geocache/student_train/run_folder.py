@@ -8,6 +8,7 @@ some steps of the next, and a resumed run writes the rest again.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,7 +37,8 @@ class RunState:
     calibration: Calibration
     epochs: list[dict[str, Any]] = field(default_factory=list)
     best_epoch: int = 0
-    best_accuracy: float = -1.0
+    best_accuracy: float = -math.inf
+    """What the best epoch was chosen by; with `select = "loss"` that loss, negative."""
     taken_up: bool = False
     optimisation: dict[str, Any] = field(default_factory=dict)
     """Of a run that is taken up: what its optimiser goes on from."""
@@ -51,11 +53,14 @@ class RunState:
         return len(self.epochs)
 
     def add(self, record: dict[str, Any], *, select: str) -> None:
-        """Add an epoch's record; the best so far is the first with the highest accuracy."""
+        """Add an epoch's record; the best so far is the first with the best figure of `select`."""
         self.epochs.append(record)
-        accuracy = record.get(f"{select}_accuracy")
-        if accuracy is not None and accuracy > self.best_accuracy:
-            self.best_epoch, self.best_accuracy = record["epoch"], accuracy
+        figure = record.get("validation_total" if select == "loss" else f"{select}_accuracy")
+        if figure is None:
+            return
+        figure = -figure if select == "loss" else figure
+        if figure > self.best_accuracy:
+            self.best_epoch, self.best_accuracy = record["epoch"], figure
 
     def record_of(self, epoch: int) -> dict[str, Any]:
         """Return the record of an epoch, counted from 1."""

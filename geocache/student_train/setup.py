@@ -39,6 +39,8 @@ class Setup:
     loader: Loader
     validation: Loader | None
     device: torch.device
+    validates_loss: bool = False
+    """Whether the terms themselves are measured on the validation rows."""
 
 
 @contextmanager
@@ -106,6 +108,7 @@ def prepare(
         fresh_views=not teachers,
     )  # fmt: skip
     loader, validation = _split(recipe, whole)
+    _check_labelled(recipe, source, validation)
     student = build_student(recipe, len(source.classes), whole.image_shape).to(device)
     if recipe.train.channels_last:
         student = student.to(memory_format=torch.channels_last)
@@ -113,7 +116,10 @@ def prepare(
     terms = build_terms(recipe)
     terms, adapters = attach_adapters(terms, student, whole)
     check_pairs(terms, student, whole, names=(recipe.student.model, ", ".join(teachers) or "none"))
-    return Setup(source, student, terms, adapters, loader, validation, device)
+    return Setup(
+        source, student, terms, adapters, loader, validation, device,
+        validates_loss=recipe.train.select == "loss",
+    )  # fmt: skip
 
 
 def _rows(recipe: Recipe, source: Source) -> NDArray[np.int64] | None:
@@ -191,7 +197,22 @@ def _split(recipe: Recipe, whole: Loader) -> tuple[Loader, Loader | None]:
             f"train.validation must leave rows to train and to validate on, got {fraction} of "
             f"{len(whole.rows)} rows. Use more rows or another fraction."
         )
-    return whole.restrict(rows), whole.restrict(held, targets=False)
+    return whole.restrict(rows), whole.restrict(held, targets=recipe.train.select == "loss")
+
+
+def _check_labelled(recipe: Recipe, source: Source, validation: Loader | None) -> None:
+    """Raise ConfigError where the best epoch is to be chosen by labels that are not there."""
+    if recipe.train.select == "validation" and validation is not None:
+        labels, where = source.labels[validation.rows], "rows that are held out"
+    elif recipe.train.select == "test" and source.eval_labels is not None:
+        labels, where = source.eval_labels, "evaluation images"
+    else:
+        return
+    if not bool((labels >= 0).any()):
+        raise ConfigError(
+            f"train.select must be 'loss' where nothing is labelled, got '{recipe.train.select}' "
+            f"and no label among the {where}."
+        )
 
 
 @torch.no_grad()

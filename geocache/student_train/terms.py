@@ -34,6 +34,7 @@ __all__ = [
     "build_terms",
     "calibrate",
     "check_pairs",
+    "mean_total",
     "student_layers",
 ]
 
@@ -210,3 +211,34 @@ def calibrate(
         )
     labels = [term.label for term in terms]
     return Calibration(reference, dict(zip(labels, sizes, strict=True)), weights)
+
+
+@torch.no_grad()
+def mean_total(
+    terms: Sequence[Term],
+    model: nn.Module,
+    loader: Loader,
+    weights: Mapping[str, float],
+) -> float:
+    """Return the weighted sum of the terms over the loader's rows, the model in evaluation mode.
+
+    Rows are those of view 0; the weights are the calibrated ones, without their schedules, so that
+    epochs compare. Raises NumericError when it is not finite.
+    """
+    mode = model.training
+    model.eval()
+    total, n_rows = 0.0, 0
+    with Taps(model, student_layers(terms)) as taps:
+        for batch in loader.in_order(0):
+            n = len(batch.rows)
+            if n == 1 and n_rows > 0:
+                continue  # a single row at the end compares with nothing
+            logits, features = taps(batch.images)
+            values = [weights[t.label] * float(t.value(logits, features, batch)) for t in terms]
+            total, n_rows = total + n * math.fsum(values), n_rows + n
+    model.train(mode)
+    if not math.isfinite(total):
+        raise NumericError(
+            "loss on the validation rows must be finite, got NaN or infinity. Lower train.lr."
+        )
+    return total / n_rows

@@ -38,7 +38,7 @@ class TrainTable(BaseModel):
     compile: bool = False
     deterministic: bool = False
     seed: int = Field(default=0, ge=0)
-    select: Literal["validation", "test"] = "validation"
+    select: Literal["validation", "test", "loss"] = "validation"
     validation: float = Field(default=0.05, gt=0, lt=1)
     eval_every: int = Field(default=1, ge=1)
     save_every: int | None = Field(default=None, ge=1)

@@ -160,6 +160,7 @@ BAD = [
     ("train.ema", 1.0, ConfigError, "'ema' must be less than 1"),
     ("train.save_every", 0, ConfigError, "'save_every' must be greater than or equal to 1"),
     ("train.devices", 17, ConfigError, "a batch_size of at least its devices, 17"),
+    ("train.select", "train", ConfigError, "'select' must be 'validation', 'test' or 'loss'"),
     ("train.devices", [2], ConfigError, "'devices' must be a valid integer"),
     ("data.fraction", 1.5, ConfigError, "'fraction' must be less than or equal to 1"),
     ("loss.0.label_smoothing", 1.0, ConfigError, "label_smoothing must be at least 0 and below 1"),
