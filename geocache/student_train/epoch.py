@@ -167,8 +167,9 @@ def _count(
     """Count a batch; `share` is its rows here over an even share of them, 1 on one device."""
     tally.step += 1
     tally.sums += share * torch.stack([value.detach().double() for value in values])
-    tally.n_labelled += (batch.labels >= 0).sum()
-    tally.n_correct += (logits.argmax(dim=1) == batch.labels).sum()
+    if batch.labels.ndim == 1:  # own labels are measured on other rows alone
+        tally.n_labelled += (batch.labels >= 0).sum()
+        tally.n_correct += (logits.argmax(dim=1) == batch.labels).sum()
     tally.n_rows += len(batch.rows)
 
 

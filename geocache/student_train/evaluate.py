@@ -122,6 +122,11 @@ def evaluate_run(
     """
     model, state = load_student(out, which)
     recipe = Recipe.model_validate_json(state["recipe"])
+    if recipe.data.labels is not None:
+        raise ConfigError(
+            f"run must have learned classes to be evaluated, got own labels ('{out}'). Its figures "
+            "stand in metrics.csv, epoch by epoch."
+        )
     if source is not None and source.eval_images is not None and source.eval_labels is not None:
         images, labels = source.eval_images, source.eval_labels
     else:

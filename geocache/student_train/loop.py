@@ -10,20 +10,15 @@ from __future__ import annotations
 
 import logging
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
-from geocache.student_train.checkpoint import load_checkpoint
 from geocache.student_train.devices import Ranks, open_ranks
-from geocache.student_train.ema import weights_of
 from geocache.student_train.epoch import one_epoch
-from geocache.student_train.evaluate import EvaluationSet
-from geocache.student_train.measure import Evaluation, measure, write_confusion
+from geocache.student_train.examine import Examiner
 from geocache.student_train.optimise import Optimisation, batch_sizes
 from geocache.student_train.progress import Progress
 from geocache.student_train.recipe import Recipe
@@ -37,8 +32,7 @@ from geocache.student_train.run_folder import (
 from geocache.student_train.run_log import RunLog
 from geocache.student_train.setup import Setup, choose_device, prepare, torch_settings
 from geocache.student_train.source import Source
-from geocache.student_train.stream import Loader
-from geocache.student_train.terms import calibrate, mean_total
+from geocache.student_train.terms import calibrate
 
 __all__ = ["TrainResult", "train"]
 
@@ -108,7 +102,7 @@ def train(
         optimisation = Optimisation(table, setup.student, setup.adapters, sizes=sizes, ranks=ranks)
         state = _begin(recipe, setup, optimisation, out, ranks)
         start = _start_record(recipe, setup, state)
-        test_set = _test_set(setup)
+        examiner = Examiner(setup)
         with RunLog(out, table, last_epoch=state.n_epochs, writes=ranks.writes) as log:
             if not state.taken_up:
                 log.append(start)
@@ -126,13 +120,13 @@ def train(
                 state.position = None
                 last = epoch + 1 == table.epochs
                 if ranks.writes and (last or (epoch + 1) % table.eval_every == 0):
-                    record |= _evaluate(setup, test_set, state, optimisation.averaged())
+                    record |= examiner.figures(state.calibration.weights, optimisation.averaged())
                 state.add(record, select=table.select)
                 log.append(record)
                 if ranks.writes:
                     save_run(out, recipe, setup, optimisation, state)
                 progress.epoch_done(record)
-            details = _details(setup, test_set, out) if ranks.writes else {}
+            details = examiner.details(out) if ranks.writes else {}
             result = _result(recipe, setup, state, out, details)
             log.append(_end_record(result))
         if ranks.writes:
@@ -159,18 +153,6 @@ def _save_within(
     position: dict[str, Any],
 ) -> None:  # fmt: skip
     save_run(out, recipe, setup, optimisation, state, position=position)
-
-
-def _test_set(setup: Setup) -> EvaluationSet | None:
-    source = setup.source
-    if source.eval_images is None or source.eval_labels is None:
-        return None
-    if not bool((source.eval_labels >= 0).any()):
-        return None
-    return EvaluationSet(
-        source.eval_images, source.eval_labels,
-        mean=source.mean, std=source.std, device=setup.device, policy=setup.loader.views.policy,
-    )  # fmt: skip
 
 
 def _start_record(recipe: Recipe, setup: Setup, state: RunState) -> dict[str, Any]:
@@ -200,66 +182,6 @@ def _start_record(recipe: Recipe, setup: Setup, state: RunState) -> dict[str, An
         "cross_entropy": calibration.cross_entropy,
         "terms": terms,
     }
-
-
-def _evaluate(
-    setup: Setup,
-    test_set: EvaluationSet | None,
-    state: RunState,
-    averaged: Mapping[str, Tensor] | None,
-) -> dict[str, Any]:
-    """Measure the averaged weights where there are any, and the others then beside them."""
-    if averaged is None:
-        return _measures(setup, test_set, state)
-    raw = {f"raw_{name}": value for name, value in _measures(setup, test_set, state).items()}
-    with weights_of(setup.student, averaged):
-        return _measures(setup, test_set, state) | raw
-
-
-def _measures(setup: Setup, test_set: EvaluationSet | None, state: RunState) -> dict[str, Any]:
-    found: dict[str, Evaluation] = {}
-    if _labelled(setup):
-        assert setup.validation is not None
-        found["validation"] = measure(setup.student, _whole_images(setup.validation))
-    if test_set is not None:
-        found["test"] = test_set.measure(setup.student)
-    figures = {
-        f"{split}_{name}": getattr(result, name)
-        for split, result in found.items()
-        for name in ("accuracy", "loss")
-    }
-    if setup.validation is not None and setup.validates_loss:
-        figures["validation_total"] = mean_total(
-            setup.terms, setup.student, setup.validation, state.calibration.weights
-        )
-    return figures
-
-
-def _labelled(setup: Setup) -> bool:
-    """Return whether there are validation rows with labels."""
-    held = setup.validation
-    return held is not None and bool((setup.source.labels[held.rows] >= 0).any())
-
-
-def _details(setup: Setup, test_set: EvaluationSet | None, out: Path) -> dict[str, Any]:
-    """Measure the best epoch's student class by class, on the split that was not chosen by."""
-    classes = setup.source.classes
-    with weights_of(setup.student, load_checkpoint(out / "best.pt")["model"]):
-        if test_set is not None:
-            found = test_set.measure(setup.student, details=True)
-        elif setup.validation is not None and _labelled(setup):
-            found = measure(setup.student, _whole_images(setup.validation), details=True)
-        else:
-            return {}
-    write_confusion(out / "confusion.csv", found, classes)
-    return {
-        "top5_accuracy": found.top5_accuracy,
-        "class_accuracy": dict(zip(classes, found.class_accuracy, strict=True)),
-    }
-
-
-def _whole_images(loader: Loader) -> Iterator[tuple[Tensor, Tensor]]:
-    return ((batch.images, batch.labels) for batch in loader.in_order(None))
 
 
 def _result(

@@ -91,6 +91,8 @@ class DataTable(_Table):
     limit: int | None = Field(default=None, ge=1)
     fraction: float | None = Field(default=None, gt=0, le=1)
     subset_seed: int = Field(default=0, ge=0)
+    labels: str | None = None
+    eval_labels: str | None = None
     views: ViewsTable = ViewsTable()
     options: dict[str, Any] = {}
 

@@ -31,6 +31,7 @@ from geocache.student_train.recipe import (
 
 __all__ = ["apply_overrides", "load_recipe", "parse_recipe"]
 
+OWN = ("binary", "values")
 _TABLES: dict[str, type[BaseModel]] = {
     "": Recipe,
     "data": DataTable,
@@ -228,10 +229,10 @@ def _check_terms(recipe: Recipe) -> None:
         loss = term.build()
         if term.weight is not None and term.share is not None:
             raise ConfigError(f"{place} must have weight or share, got both. Remove one.")
-        if term.share is not None and term.name == "cross_entropy":
+        if term.share is not None and (term.name == "cross_entropy" or loss.reads_labels in OWN):
             raise ConfigError(
                 f"{place} must have a weight, got share = {term.share}: shares are measured "
-                "against cross-entropy itself. Write weight instead."
+                "against cross-entropy itself, or the loss of own labels. Write weight instead."
             )
         if loss.needs_layer and not loss.targets() and term.student and not term.teacher:
             continue  # it looks at the student and the labels alone
@@ -260,7 +261,24 @@ def _check_terms(recipe: Recipe) -> None:
                 f"{place} must name a [teacher] of this recipe ({', '.join(names) or 'none'}), "
                 f"got '{teacher}'.{nearest(teacher, names)}"
             )
+    _check_labels(recipe)
     required_targets(recipe)
+
+
+def _check_labels(recipe: Recipe) -> None:
+    kinds = {term.name: term.build().reads_labels for term in recipe.loss}
+    own = [name for name, kind in kinds.items() if kind in OWN]
+    if recipe.data.labels is None:
+        if own:
+            raise ConfigError(
+                f"data.labels must name a .npy file for loss '{own[0]}', got none. Add it."
+            )
+        return
+    if not own or len({kinds[name] for name in own}) > 1 or "class" in kinds.values():
+        raise ConfigError(
+            "data.labels must go with losses of one kind of own labels, binary_cross_entropy or "
+            f"mean_squared_error, and none of classes, got {', '.join(kinds)}."
+        )
 
 
 def _resolve_paths(recipe: Recipe, base: Path) -> Recipe:
@@ -269,7 +287,13 @@ def _resolve_paths(recipe: Recipe, base: Path) -> Recipe:
     if colon and kind == "imagefolder":
         dataset = f"imagefolder:{_resolve(folder, base)}"
     data = recipe.data.model_copy(
-        update={"dataset": dataset, "root": _resolve(recipe.data.root, base)}
+        update={
+            "dataset": dataset,
+            **{
+                n: _resolve(getattr(recipe.data, n), base)
+                for n in ("root", "labels", "eval_labels")
+            },
+        }
     )
     student = recipe.student.model_copy(update={"weights": _resolve(recipe.student.weights, base)})
     teachers = tuple(

@@ -55,7 +55,9 @@ class RunState:
     def add(self, record: dict[str, Any], *, select: str) -> None:
         """Add an epoch's record; the best so far is the first with the best figure of `select`."""
         self.epochs.append(record)
-        figure = record.get("validation_total" if select == "loss" else f"{select}_accuracy")
+        figure = record.get(f"{select}_accuracy", record.get(f"{select}_r2"))
+        if select == "loss":
+            figure = record.get("validation_total")
         if figure is None:
             return
         figure = -figure if select == "loss" else figure
@@ -168,7 +170,7 @@ def save_run(
     shared = {
         "recipe": recipe.model_dump_json(),
         "cache": source.key,
-        "classes": list(source.classes),
+        "classes": list(setup.classes),
         "mean": list(source.mean),
         "std": list(source.std),
         "input_shape": list(setup.loader.image_shape),

@@ -17,6 +17,7 @@ from geocache.models import build_model, load_weights
 from geocache.student_train.forward import check_precision
 from geocache.student_train.instructors import as_source
 from geocache.student_train.order import hold_out
+from geocache.student_train.own_labels import OwnLabels, OwnLoader, own_labels
 from geocache.student_train.recipe import Recipe, TrainTable, target_names
 from geocache.student_train.run_log import check_tensorboard
 from geocache.student_train.source import Source, dataset_source
@@ -41,6 +42,13 @@ class Setup:
     device: torch.device
     validates_loss: bool = False
     """Whether the terms themselves are measured on the validation rows."""
+    own: OwnLabels | None = None
+    """Labels of the user's own, in the place of the classes."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Return the names of the student's outputs."""
+        return self.source.classes if self.own is None else self.own.names
 
 
 @contextmanager
@@ -107,18 +115,28 @@ def prepare(
         device=device, views=recipe.data.views.build(), view_offset=recipe.data.views.offset,
         fresh_views=not teachers,
     )  # fmt: skip
+    own = own_labels(recipe, source, device)
+    if own is not None:
+        whole = OwnLoader.around(whole, own)
     loader, validation = _split(recipe, whole)
-    _check_labelled(recipe, source, validation)
-    student = build_student(recipe, len(source.classes), whole.image_shape).to(device)
+    if own is not None and own.evaluation is None and recipe.train.select == "test":
+        raise ConfigError(
+            "train.select must be 'validation' or 'loss' without data.eval_labels, got 'test'. "
+            "Add the labels of the evaluation split, or choose by another."
+        )
+    if own is None:
+        _check_labelled(recipe, source, validation)
+    n_outputs = len(source.classes if own is None else own.names)
+    student = build_student(recipe, n_outputs, whole.image_shape).to(device)
     if recipe.train.channels_last:
         student = student.to(memory_format=torch.channels_last)
-    _check_classes(student, whole, source)
+    _check_classes(student, whole, n_outputs)
     terms = build_terms(recipe)
     terms, adapters = attach_adapters(terms, student, whole)
     check_pairs(terms, student, whole, names=(recipe.student.model, ", ".join(teachers) or "none"))
     return Setup(
         source, student, terms, adapters, loader, validation, device,
-        validates_loss=recipe.train.select == "loss",
+        validates_loss=recipe.train.select == "loss", own=own,
     )  # fmt: skip
 
 
@@ -216,11 +234,10 @@ def _check_labelled(recipe: Recipe, source: Source, validation: Loader | None) -
 
 
 @torch.no_grad()
-def _check_classes(student: nn.Module, loader: Loader, source: Source) -> None:
+def _check_classes(student: nn.Module, loader: Loader, n_classes: int) -> None:
     mode = student.training
     logits = student.eval()(loader.batch(loader.rows[:2]).images)
     student.train(mode)
-    n_classes = len(source.classes)
     if logits.ndim != 2 or logits.shape[1] != n_classes:
         raise ShapeError(
             f"student must return logits of shape (batch, {n_classes}), one for each class, got "

@@ -175,12 +175,16 @@ def calibrate(
 ) -> Calibration:
     """Measure every term's mean size over `table.calibration_batches`; turn shares into weights.
 
+    With own labels (`data.labels`) the first loss of theirs stands in for the cross-entropy.
+
     `weight = share * CE / L` with both means over the same batches, in training mode at the
     initial weights; the model's state (batch norm's statistics) is put back. Raises NumericError
     for a term whose size is not finite, or whose share cannot be met because it is 0.
     """
     before = copy.deepcopy(model.state_dict())
     cross_entropy = CrossEntropy()
+    kinds = [term.loss.reads_labels for term in terms]
+    own = next((n for n, kind in enumerate(kinds) if kind in ("binary", "values")), None)
     model.train()
     sums = torch.zeros(len(terms) + 1, dtype=torch.float64)
     n = 0
@@ -189,7 +193,10 @@ def calibrate(
         for batch in islice(loader.epoch(0, drop_single=True), table.calibration_batches):
             logits, features = forward(batch.images)
             values = [term.value(logits, features, batch) for term in terms]
-            values.append(cross_entropy(student=full_precision(logits), target=batch.at()))
+            if own is None:
+                values.append(cross_entropy(student=full_precision(logits), target=batch.at()))
+            else:
+                values.append(values[own])
             sums += torch.stack(values).double().cpu()
             n += 1
     model.load_state_dict(before)

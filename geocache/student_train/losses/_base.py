@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Loss", "full_precision", "safe_norm"]
+__all__ = ["Loss", "OwnOrClass", "full_precision", "safe_norm"]
+
+OwnOrClass = Literal["class", "binary", "values"] | None
 
 
 class Loss(ABC):
@@ -23,10 +25,13 @@ class Loss(ABC):
     `needs_layer` says whether the loss compares a pair of layers (`student` is then a feature map,
     otherwise the logits). `row_by_row` says whether its value is the mean of the values of single
     rows; a loss that compares the rows of a batch with each other changes with the batch.
+    `reads_labels` says which labels it reads: the data set's classes, own labels from 0 to 1
+    ("binary") or of any size ("values"), or none.
     """
 
     needs_layer: ClassVar[bool] = False
     row_by_row: ClassVar[bool] = True
+    reads_labels: ClassVar[OwnOrClass] = None
 
     def targets(self, layer: str | None = None) -> tuple[str, ...]:
         """Name the cached targets that the loss compares with.

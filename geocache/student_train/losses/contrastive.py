@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from geocache.errors import ConfigError
-from geocache.student_train.losses._base import Loss
+from geocache.student_train.losses._base import Loss, OwnOrClass
 from geocache.student_train.losses._batch_kernels import (
     Features,
     batch_distances,
@@ -37,6 +37,7 @@ class Contrastive(Loss):
     features: Features = "flattened"
     needs_layer: ClassVar[bool] = True
     row_by_row: ClassVar[bool] = False
+    reads_labels: ClassVar[OwnOrClass] = "class"
 
     def __post_init__(self) -> None:
         check_features(self.features, "contrastive")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from geocache.errors import ConfigError
-from geocache.student_train.losses._base import Loss, full_precision
+from geocache.student_train.losses._base import Loss, OwnOrClass, full_precision
 
 __all__ = ["CrossEntropy"]
 
@@ -28,6 +29,7 @@ class CrossEntropy(Loss):
     """
 
     label_smoothing: float = 0.0
+    reads_labels: ClassVar[OwnOrClass] = "class"
 
     def __post_init__(self) -> None:
         if not 0 <= self.label_smoothing < 1:

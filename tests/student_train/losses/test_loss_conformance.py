@@ -90,6 +90,8 @@ CASES = [
     Case(
         "cross_entropy", {"label_smoothing": 0.1}, _logits, lambda t: {"labels": t.argmax(1)}, False
     ),
+    Case("binary_cross_entropy", {}, _logits, lambda t: {"labels": t.sigmoid()}, False),
+    Case("mean_squared_error", {}, _logits, lambda t: {"labels": t}),
     Case("distillation", {"temperature": 3.0}, _logits, lambda t: {"logits": t}),
     Case("distillation", {"temperature": 2.5, "top": 2}, _logits, _top_logits),
     Case("affinity_contrast", {"radius": 3}, _features, _tree_target),
