@@ -93,6 +93,9 @@ class DataTable(_Table):
     subset_seed: int = Field(default=0, ge=0)
     labels: str | None = None
     eval_labels: str | None = None
+    mode: Literal["auto", "resident", "stream"] = "auto"
+    memory: int | str | None = None
+    buffer_rows: int | None = Field(default=None, ge=1)
     views: ViewsTable = ViewsTable()
     options: dict[str, Any] = {}
 

@@ -128,6 +128,8 @@ def _check_same(recipe: Recipe, setup: Setup, saved: dict[str, Any], out: Path) 
     free = [key for key in _FREE_KEYS if key != "epochs" or _epochs_are_free(recipe)]
     for key in free:
         before["train"].pop(key, None), now["train"].pop(key, None)
+    for key in ("mode", "memory"):  # What follows from them is compared below.
+        before["data"].pop(key, None), now["data"].pop(key, None)
     changed = [f"[{table}]" for table in now if before.get(table) != now[table]]
     if changed:
         raise ConfigError(
@@ -138,6 +140,12 @@ def _check_same(recipe: Recipe, setup: Setup, saved: dict[str, Any], out: Path) 
         raise ConfigError(
             f"cache must be that of the run in '{out}' ({saved['cache'][:12]}), got "
             f"{setup.source.key[:12]}. Name another folder for a new run."
+        )
+    mode = saved.get("loader_mode", setup.loader.mode)
+    if mode != setup.loader.mode:
+        raise ConfigError(
+            f"rows must be kept as in the run in '{out}' ({mode}), whose order depends on it, got "
+            f"{setup.loader.mode}. Resume with data.mode = '{mode}'."
         )
     if len(saved["epochs"]) > recipe.train.epochs:
         raise ConfigError(
@@ -170,6 +178,7 @@ def save_run(
     shared = {
         "recipe": recipe.model_dump_json(),
         "cache": source.key,
+        "loader_mode": setup.loader.mode,
         "classes": list(setup.classes),
         "mean": list(source.mean),
         "std": list(source.std),

@@ -113,7 +113,8 @@ def prepare(
     whole = Loader(
         source, targets, batch_size=recipe.train.batch_size, seed=recipe.train.seed, rows=rows,
         device=device, views=recipe.data.views.build(), view_offset=recipe.data.views.offset,
-        fresh_views=not teachers,
+        fresh_views=not teachers, mode=_mode(recipe), memory=recipe.data.memory,
+        buffer_rows=recipe.data.buffer_rows,
     )  # fmt: skip
     own = own_labels(recipe, source, device)
     if own is not None:
@@ -149,6 +150,17 @@ def _rows(recipe: Recipe, source: Source) -> NDArray[np.int64] | None:
         usable_rows(source, data.limit), source.labels, sample_keys(source),
         fraction=data.fraction, seed=data.subset_seed,
     )  # fmt: skip
+
+
+def _mode(recipe: Recipe) -> str:
+    """Return where rows are kept; several devices and labels of one's own want them resident."""
+    whole = recipe.train.devices > 1 or recipe.data.labels is not None
+    if whole and recipe.data.mode == "stream":
+        what = "data.labels" if recipe.data.labels is not None else "train.devices above 1"
+        raise ConfigError(
+            f"data.mode must be 'resident' or 'auto' with {what}, got 'stream'. Leave mode out."
+        )
+    return "resident" if whole else recipe.data.mode
 
 
 def choose_device(wanted: str) -> torch.device:

@@ -252,3 +252,25 @@ def test_without_a_teacher_every_epoch_draws_a_new_view(
     tables["data"]["views"]["offset"] = 1
     other = train(parse_recipe(tables), None, tmp_path / "other")
     assert other.term_sizes != first.term_sizes
+
+
+def test_a_run_goes_on_with_the_order_that_it_began_with(
+    cache: Any, tables: dict[str, Any], tmp_path: Path
+) -> None:
+    """Streamed and resident rows come in other orders: a resumed run must not change between."""
+    tables["train"]["epochs"] = 1
+    tables["data"] |= {"mode": "stream", "buffer_rows": 20}
+    train(parse_recipe(tables), cache, tmp_path / "run")
+    tables["train"]["epochs"] = 2
+    tables["data"]["mode"] = "resident"
+    with pytest.raises(
+        ConfigError, match=r"kept as in the run .* \(stream\).*data.mode = 'stream'"
+    ):
+        train(parse_recipe(tables), cache, tmp_path / "run", resume=True)
+    tables["data"]["mode"] = "stream"
+    train(parse_recipe(tables), cache, tmp_path / "run", resume=True)
+    whole = train(parse_recipe(tables), cache, tmp_path / "whole")
+    states = [torch.load(tmp_path / n / "last.pt", weights_only=True) for n in ("run", "whole")]
+    assert whole.n_epochs == 2
+    for name, value in states[0]["model"].items():
+        assert torch.equal(value, states[1]["model"][name]), name
