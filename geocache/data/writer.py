@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -100,6 +99,7 @@ class CacheWriter:
         """Write to the cache at an address; `provenance` goes into every receipt."""
         self.objects = open_objects(path)
         self.provenance = dict(provenance)
+        self._key_held: str | None = None
 
     def declare(self, layout: ArrayLayout) -> None:
         """Announce an array; raises CacheError when it exists with another layout."""
@@ -197,10 +197,12 @@ class CacheWriter:
         if not self.objects.create(key, metadata) and self.objects.get(key) != metadata:
             self.objects.put(key, metadata)
 
-    @cached_property
+    @property
     def _key(self) -> str:
         """The cache's key: a receipt of another cache, of the same data even, counts nothing."""
-        return Cache(self.objects.root).key
+        if self._key_held is None:
+            self._key_held = Cache(self.objects.root).key
+        return self._key_held
 
     def _sole(self, layout: ArrayLayout, group: Group) -> AbstractContextManager[bool]:
         """Wait until no other writer is at this group: an announcement is of one of them."""

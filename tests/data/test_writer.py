@@ -228,7 +228,7 @@ def test_create_cache_keeps_the_first_and_refuses_another(folder: Path) -> None:
 def test_row_groups_of_a_million_rows_count(folder: Path, writer: CacheWriter) -> None:
     """A receipt's name has six digits for the rows, or as many as it takes."""
     labels = (np.arange(2**20 + 5) % 251).astype(np.uint8)
-    writer.replace(small_layout("labels", labels), labels)
+    writer.replace(small_layout("eval/many/labels", labels), labels)
     cache = Cache(folder)
-    assert cache.n_built("labels") == len(labels)
-    assert np.array_equal(cache.read("labels", 0, len(labels)), labels)
+    assert cache.receipts(cache.layouts["eval/many/labels"]) == {(0, 0): 2**20, (0, 1): 5}
+    assert np.array_equal(cache.read_array("eval/many/labels", 0, len(labels)), labels)
