@@ -117,3 +117,19 @@ def test_a_cache_without_images_trains_where_the_data_is(
     assert plan["from_teacher"] == [] and plan["n_units"] == 1
     trained = run("train", recipe, "--store", "slim", "--build", "--out", "trained", "--json")
     assert trained.code == 0, trained.err
+
+
+def test_a_bucket_is_verified_and_repaired(run: Any, build: Any, bucket: str) -> None:
+    """A flipped bit, a lost object and a lost receipt are found there, and made good."""
+    built = json.loads(build("--target", "mst@layer2", "--store", bucket, "--json").out)
+    store = ("--store", bucket)
+    assert run("verify", built["key"], *store).code == 0
+    good, objects = contents(built["path"]), open_objects(built["path"])
+    key = "targets/layer2/mst/c/0/0/0"
+    objects.put(key, bytes([good[key][0] ^ 1]) + good[key][1:])
+    objects.delete("labels/zarr.json")
+    found = run("verify", built["key"], *store)
+    assert found.code == 1 and key in found.out and "labels/zarr.json" in found.out
+    repaired = run("verify", built["key"], *store, "--repair")
+    assert repaired.code == 0, repaired.out + repaired.err
+    assert contents(built["path"]) == good
