@@ -232,3 +232,20 @@ def test_row_groups_of_a_million_rows_count(folder: Path, writer: CacheWriter) -
     cache = Cache(folder)
     assert cache.receipts(cache.layouts["eval/many/labels"]) == {(0, 0): 2**20, (0, 1): 5}
     assert np.array_equal(cache.read_array("eval/many/labels", 0, len(labels)), labels)
+
+
+def test_files_of_a_whole_array_are_read_only_and_can_still_be_corrected(
+    folder: Path, writer: CacheWriter
+) -> None:
+    group = LAYOUT.groups()[0]
+    writer.commit(LAYOUT, group, rows()[: group.stop])
+    partial = folder / LAYOUT.object_key(group)
+    labels = np.arange(5000)
+    writer.replace(small_layout("labels", labels), labels)
+    files = [folder / "labels" / "c" / "0", *(folder / "meta/receipts/labels").glob("*.json")]
+    assert len(files) == 2
+    assert [file.stat().st_mode & 0o777 for file in files] == [0o444, 0o444]
+    assert partial.stat().st_mode & 0o200
+    writer.replace(small_layout("labels", labels[::-1]), labels[::-1])
+    assert np.array_equal(Cache(folder).read_array("labels", 0, 5000), labels[::-1])
+    assert files[0].stat().st_mode & 0o777 == 0o444
