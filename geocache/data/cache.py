@@ -152,7 +152,7 @@ class Cache:
         data, receipt = self._peek(key), self._peek(name)
         if data is None or receipt is None:
             return False
-        return self._describes(receipt, name, layout, key, data)
+        return self._describes(receipt, name, layout, key, _fingerprint(data))
 
     def left_out(self, layout: ArrayLayout) -> dict[int, str]:
         """Return the rows whose image could not be read when they were committed, and why."""
@@ -406,16 +406,17 @@ class Cache:
         seen: tuple[bytes | None, ...] | None = None
         while True:
             data = self._peek(key)
+            found = None if data is None else _fingerprint(data)
             receipt = layout.receipt_key(_front_of(group, committed))
-            if data is not None and self._described.get(receipt) == _fingerprint(data):
+            if data is not None and self._described.get(receipt) == found:
                 return data
             look = [data]
             for name in (receipt, layout.announcement_key(group)):
                 document = self._peek(name)
                 look.append(document)
-                if data is None or document is None:
+                if data is None or found is None or document is None:
                     continue
-                if self._describes(document, name, layout, key, data):
+                if self._describes(document, name, layout, key, found):
                     return data
             if seen == tuple(look):
                 break
@@ -444,8 +445,9 @@ class Cache:
             return None
 
     def _describes(
-        self, receipt: bytes, name: str, layout: ArrayLayout, key: str, data: bytes
+        self, receipt: bytes, name: str, layout: ArrayLayout, key: str, found: tuple[int, str]
     ) -> bool:
+        """Return whether a receipt is whole, of this array and cache, and of this object."""
         try:
             document = unseal(receipt, name)
             described = document["objects"][key]
@@ -454,7 +456,7 @@ class Cache:
             # Not by its crc32c: every chunk ends in its own, after which that of the whole says
             # how long the chunks are, and nothing of what is in them.
             told = (described["bytes"], described["sha256"])
-            if not (same and told == _fingerprint(data)):
+            if not (same and told == found):
                 return False
             self._described[name] = told
             return True
