@@ -12,7 +12,8 @@ import dataclasses
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -36,36 +37,46 @@ VARIANTS = (
 )
 
 
+class TeacherInLoop:
+    """A teacher that answers each batch as it comes, with what the code of builds measures."""
+
+    def __init__(self, teacher: nn.Module, names: Sequence[str]) -> None:
+        """Answer with the targets `names`; the teacher is brought to channels last."""
+        self._wanted = [target_from_name(name) for name in names]
+        teacher.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        layers = sorted({wanted.layer for wanted in self._wanted if wanted.layer})
+        self._stack = ExitStack()
+        self._taps = self._stack.enter_context(Taps(teacher, layers))
+
+    @torch.no_grad()
+    def __call__(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return the decoded targets of normalised images (batch, 3, H, W), by name."""
+        output, tapped = self._taps(images.contiguous(memory_format=torch.channels_last))
+        features: dict[str, LocalFeatures] = {}
+        answers = {}
+        for wanted in self._wanted:
+            layer = wanted.layer or ""
+            if layer not in features:
+                features[layer] = LocalFeatures(tapped[layer] if layer else output, layer)
+            answers[wanted.name] = _measured(wanted, features[layer])
+        return answers
+
+
 class OnlineStep(Step):
     """The step of a user who keeps the teacher in the loop."""
 
     def __init__(self, cache: Cache, variant: Variant, teacher: nn.Module) -> None:
-        self.wanted = [target_from_name(name) for name in targets_of(variant)]
-        layers = sorted({wanted.layer for wanted in self.wanted if wanted.layer})
         super().__init__(cache, variant)
         self.loader = st.Loader(cache, batch_size=BATCH)
-        self.teacher_taps = self.stack.enter_context(Taps(teacher, layers))
+        self.answers = TeacherInLoop(teacher, targets_of(variant))
 
     def _for_ever(self) -> Iterator[st.Batch]:
         epoch = 0
         while True:
             for batch in self.loader.epoch(epoch):
                 if len(batch.rows) == BATCH:
-                    yield dataclasses.replace(batch, targets=self._answers(batch))
+                    yield dataclasses.replace(batch, targets=self.answers(batch.images))
             epoch += 1
-
-    @torch.no_grad()
-    def _answers(self, batch: st.Batch) -> dict[str, torch.Tensor]:
-        images = batch.images.contiguous(memory_format=torch.channels_last)
-        output, tapped = self.teacher_taps(images)
-        features: dict[str, LocalFeatures] = {}
-        answers = {}
-        for wanted in self.wanted:
-            layer = wanted.layer or ""
-            if layer not in features:
-                features[layer] = LocalFeatures(tapped[layer] if layer else output, layer)
-            answers[wanted.name] = _measured(wanted, features[layer])
-        return answers
 
 
 def _measured(wanted: LayerTarget, features: LocalFeatures) -> torch.Tensor:
@@ -102,8 +113,7 @@ def _compare(
     started = time.perf_counter()
     cache = Cache(build(request).path)
     build_s = time.perf_counter() - started
-    teacher = build_model(name, n_classes=10, input_shape=(3, 32, 32)).eval().requires_grad_(False)
-    teacher.to(memory_format=torch.channels_last)
+    teacher = build_model(name, n_classes=10, input_shape=(3, 32, 32))
     steps = (Step(cache, None), Step(cache, variant), OnlineStep(cache, variant, teacher))
     taken = [tuple(step() for step in steps) for _ in range(n_steps + 3)][3:]
     online = statistics.median(c / a for a, _, c in taken)
