@@ -181,11 +181,14 @@ class Cache:
         return bad
 
     def target_names(self) -> tuple[str, ...]:
-        """Return the targets of which some rows are built: `LAYER/ARRAY`, or without a layer."""
+        """Return the targets of which some rows are built: `LAYER/ARRAY`, or without a layer.
+
+        In the first view: who trains on it may go on while a builder adds others.
+        """
         return tuple(
             target_name(path)
             for path, layout in self.layouts.items()
-            if "kind" in layout.attributes["geocache"] and self.n_built(target_name(path))
+            if "kind" in layout.attributes["geocache"] and self._front(layout, 1)
         )
 
     def n_built(self, name: str, n_views: int | None = None) -> int:

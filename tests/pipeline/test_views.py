@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from worlds import contents, images, parse
 
 from geocache.data.cache import Cache
 from geocache.data.views import ViewSet, build_policy
+from geocache.data.writer import CacheWriter
 from geocache.errors import ConfigError, MissingTargetError
 from geocache.pipeline.build import BuildReport
 from geocache.pipeline.teacher import Teacher, TeacherSpec
@@ -97,6 +99,24 @@ def test_views_are_added_and_the_first_ones_stay(make: Make) -> None:
     assert contents(whole) == after
     assert make(views=_views(2)).n_units == 0
     assert contents(four) == after
+
+
+def test_a_student_trains_on_the_first_views_while_others_are_added(make: Make) -> None:
+    """A builder declares the longer axis before it has built any of it."""
+    report = make(views=_views(1))
+    cache = Cache(report.path)
+    before = [batch.targets["logits"] for batch in Loader(cache, ["logits"]).epoch(0)]
+    writer = CacheWriter(report.path, {})
+    for layout in cache.layouts.values():
+        if layout.n_views:
+            writer.declare(dataclasses.replace(layout, n_views=4))
+    growing = Cache(report.path)
+    assert (growing.n_views, growing.target_names()) == (4, cache.target_names())
+    loader = Loader(growing, ["logits"], views=_views(1))
+    after = [batch.targets["logits"] for batch in loader.epoch(0)]
+    assert all(map(torch.equal, before, after))
+    with pytest.raises(MissingTargetError, match="300 in 2 views, got 0"):
+        Loader(growing, ["logits"], views=_views(2))
 
 
 def test_another_policy_or_seed_is_another_cache(make: Make) -> None:
