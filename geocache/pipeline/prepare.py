@@ -23,6 +23,7 @@ from geocache.data.identity import (
 from geocache.data.images import image_size
 from geocache.data.layout import ArrayLayout
 from geocache.data.objects import Address, open_objects
+from geocache.data.views import CELL_ROWS
 from geocache.errors import ConfigError
 from geocache.pipeline.arrays import wanted_arrays, without_longer_lists
 from geocache.pipeline.derivation import choose_sources
@@ -76,6 +77,7 @@ def prepare(request: BuildRequest, tell: Progress) -> Prepared:
     key = cache_key(identity)
     path = cache_folder(store_root(request.store), key)
     n_asked = len(dataset) if request.limit is None else min(request.limit, len(dataset))
+    _check_cells(request, n_asked)
     layouts = wanted_arrays(request, shapes, image_shape)
     cache = Cache(path) if open_objects(path).exists("zarr.json") else None
     if cache is not None:
@@ -107,6 +109,16 @@ def prepare(request: BuildRequest, tell: Progress) -> Prepared:
     }
     order = row_order(digests, dataset.labels)
     return Prepared(path, about, digests, order, units, job, report)
+
+
+def _check_cells(request: BuildRequest, n_asked: int) -> None:
+    """Refuse rows whose partners would not be built."""
+    if request.views.mixing and n_asked % CELL_ROWS and n_asked < len(request.dataset):
+        raise ConfigError(
+            f"limit must be a multiple of {CELL_ROWS} rows with views by "
+            f"'{request.views.policy.name}', which mix rows of such cells, got {n_asked}. "
+            f"Take {-(-n_asked // CELL_ROWS) * CELL_ROWS}."
+        )
 
 
 def _plan(

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
 
 from geocache.data.cache import Cache, target_name
 from geocache.data.findings import Finding
@@ -24,7 +23,8 @@ from geocache.pipeline.measure import IMAGES, VALID, Measure, stored_trees
 from geocache.pipeline.plan import Missing, Unit
 from geocache.pipeline.request import Progress
 from geocache.pipeline.teacher import Teacher
-from geocache.pipeline.work import provenance
+from geocache.pipeline.unit_views import UnitViews
+from geocache.pipeline.work import provenance, whole_batch
 
 __all__ = ["Compared", "receipt_of", "recompute_sample"]
 
@@ -46,14 +46,14 @@ class Compared:
     """`bits`, or the tolerance that was allowed, and why."""
 
 
-def receipt_of(cache: Cache, layout: ArrayLayout, row: int) -> dict[str, Any] | None:
+def receipt_of(cache: Cache, layout: ArrayLayout, row: int, view: int = 0) -> dict[str, Any] | None:
     """Return the receipt of the row group that holds a row, None where it is not committed."""
     index = row // layout.group_rows
-    n_rows = cache.receipts(layout).get((0, index), 0)
+    n_rows = cache.receipts(layout).get((view, index), 0)
     start = index * layout.group_rows
     if row >= start + n_rows:
         return None
-    key = layout.receipt_key(Group(0, index, start, start + n_rows))
+    key = layout.receipt_key(Group(view, index, start, start + n_rows))
     return unseal(cache.objects.get(key), key)
 
 
@@ -62,6 +62,9 @@ def recompute_sample(
 ) -> tuple[list[Finding], list[Compared]]:
     """Compute the targets of whole batches that hold `sample` rows, drawn by the cache's key.
 
+    Each batch in one of the views, also drawn. Raises ConfigError where views call a module of the
+    user's own, which a cache may not import.
+
     Imported targets are left out: no teacher gives them. Derived ones are derived again.
     """
     targets = [layout for layout in cache.layouts.values() if _is_target(layout)]
@@ -69,13 +72,14 @@ def recompute_sample(
     rng = np.random.Generator(np.random.PCG64(int(cache.key[:16], 16)))
     count = min(-(-sample // _ROWS_A_BATCH), n_rows)
     rows = np.sort(rng.choice(n_rows, size=count, replace=False)) if count else np.empty(0, int)
+    views = rng.integers(0, cache.n_views, size=count)
     findings: list[Finding] = []
     compared: dict[str, tuple[int, str]] = {}
-    seen: set[tuple[str, int]] = set()
-    for done, row in enumerate(map(int, rows), 1):
-        for batch in _batches(cache, targets, row):
-            new = [path for path in batch.paths if (path, batch.start) not in seen]
-            seen.update((path, batch.start) for path in new)
+    seen: set[tuple[str, int, int]] = set()
+    for done, (row, view) in enumerate(zip(rows.tolist(), views.tolist(), strict=True), 1):
+        for batch in _batches(cache, targets, row, view):
+            new = [path for path in batch.paths if (path, batch.start, view) not in seen]
+            seen.update((path, batch.start, view) for path in new)
             for path, stored, computed in _computed(cache, teacher, batch, new):
                 exact = batch.provenance == provenance(
                     teacher.device, batch.provenance["batch_size"], batch.provenance["threads"]
@@ -97,6 +101,7 @@ def recompute_sample(
 
 @dataclass(frozen=True)
 class _Batch:
+    view: int
     start: int
     stop: int
     provenance: Mapping[str, Any]
@@ -108,11 +113,11 @@ def _is_target(layout: ArrayLayout) -> bool:
     return "kind" in layout.attributes.get("geocache", {})
 
 
-def _batches(cache: Cache, targets: Iterable[ArrayLayout], row: int) -> list[_Batch]:
-    """Return the batches that gave a row its targets: one for each provenance."""
+def _batches(cache: Cache, targets: Iterable[ArrayLayout], row: int, view: int) -> list[_Batch]:
+    """Return the batches that gave a row its targets in a view: one for each provenance."""
     found: dict[str, tuple[dict[str, Any], dict[str, tuple[str, ...] | None]]] = {}
     for layout in targets:
-        receipt = receipt_of(cache, layout, row)
+        receipt = receipt_of(cache, layout, row, view)
         if receipt is None or "imported" in receipt:
             continue
         own = {k: receipt[k] for k in _PROVENANCE}
@@ -124,8 +129,9 @@ def _batches(cache: Cache, targets: Iterable[ArrayLayout], row: int) -> list[_Ba
         unit = row - row % UNIT_ROWS
         start = row - (row - unit) % own["batch_size"]
         front = min(cache.layouts[path].n_rows for path in paths)
-        stop = min(start + own["batch_size"], unit + UNIT_ROWS, front, _committed(cache, paths))
-        batches.append(_Batch(start, stop, own, paths))
+        built = _committed(cache, paths, view)
+        stop = min(start + own["batch_size"], unit + UNIT_ROWS, front, built)
+        batches.append(_Batch(view, start, stop, own, paths))
     return batches
 
 
@@ -135,14 +141,14 @@ def _groups_in(cache: Cache, batch: _Batch, path: str) -> Iterator[Group]:
     size = layout.group_rows
     for start in range(batch.start - batch.start % size, batch.stop, size):
         low, high = max(start, batch.start), min(start + size, batch.stop)
-        receipt = receipt_of(cache, layout, low)
+        receipt = receipt_of(cache, layout, low, batch.view)
         if receipt is not None and all(receipt[k] == batch.provenance[k] for k in _PROVENANCE):
-            yield Group(0, start // size, low, high)
+            yield Group(batch.view, start // size, low, high)
 
 
-def _committed(cache: Cache, paths: Iterable[str]) -> int:
-    names = [target_name(path) for path in paths]
-    return min(cache.n_built(name) for name in (*names, IMAGES, VALID))
+def _committed(cache: Cache, paths: Iterable[str], view: int) -> int:
+    built = [cache.n_built(target_name(path), view + 1) for path in paths]
+    return min(*built, cache.n_built(IMAGES), cache.n_built(VALID))
 
 
 def _computed(
@@ -153,10 +159,14 @@ def _computed(
     if start >= stop:
         return
     torch.set_num_threads(batch.provenance["threads"])
-    images: UInt8[np.ndarray, "rows h w 3"] = cache.read(IMAGES, start, stop)
-    bad = np.flatnonzero(~cache.read(VALID, start, stop).astype(np.bool_)).tolist()
-    padding = batch.provenance["batch_size"] - (stop - start)
-    padded = np.concatenate([images, np.repeat(images[-1:], padding, axis=0)])
+    unit = Unit(batch.view, start, stop, ())
+    views = UnitViews(cache.views, cache, unit, cache.image_shape)
+    low, high = views.needed(start, stop)
+    bad = low + np.flatnonzero(~cache.read(VALID, low, high).astype(np.bool_))
+    parameters = views.parameters(start, stop, bad.tolist())
+    seen = views.make(cache.read(IMAGES, low, high), parameters, start)
+    padded = whole_batch(seen, batch.provenance["batch_size"])
+    positions = [int(row) - start for row in bad if start <= row < stop]
     measured = [path for path in paths if batch.paths[path] is None]
     computed: dict[str, np.ndarray[Any, Any]] = {}
     # Trees by themselves; what lies over trees, over those that are stored.
@@ -164,21 +174,20 @@ def _computed(
     for some in (trees, [path for path in measured if path not in trees]):
         if some:
             measure = Measure(some)
-            unit = Unit(0, start, stop, ())
             over = {} if some is trees else stored_trees(cache, unit, measure.layers)
             held = {layer: torch.from_numpy(rows) for layer, rows in over.items()}
             tensors = teacher.tap(measure.layers).run(padded)
-            computed.update(measure(tensors, start, stop, bad, held))
+            computed.update(measure(tensors, start, stop, positions, held))
     for path in paths:
         sources = batch.paths[path]
         if sources is not None:
-            missing = [Missing(path, Group(0, 0, start, stop))]
+            missing = [Missing(path, Group(batch.view, 0, start, stop))]
             parts = derive_rows(
                 cache, {target_name(path): sources}, missing, batch.provenance["batch_size"]
             )
             computed[path] = np.concatenate([rows[path] for rows, _, _ in parts])
     for path in paths:
-        yield path, cache.read(target_name(path), start, stop), computed[path]
+        yield path, cache.read(target_name(path), start, stop, batch.view), computed[path]
 
 
 def _difference(

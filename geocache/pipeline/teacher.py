@@ -201,7 +201,7 @@ def check_probe(stored: list[list[float]], now: list[list[float]], key: str) -> 
 def spec_of(cache: Cache, weights: str | None) -> TeacherSpec:
     """Return how to load the teacher that a cache's identity names."""
     teacher = cache.identity["teacher"]
-    height, width, channels = cache.image_shape
+    height, width, channels = cache.views.policy.output_shape(cache.image_shape)
     return TeacherSpec(
         model=teacher["model"],
         weights=weights,

@@ -16,7 +16,7 @@ from geocache.data.dataset import ImageDataset
 from geocache.data.findings import Depth, Finding
 from geocache.data.objects import Address, open_objects
 from geocache.data.verify import verify_objects
-from geocache.errors import CacheError, CheckpointError, UnknownNameError
+from geocache.errors import CacheError, CheckpointError, ConfigError, UnknownNameError
 from geocache.pipeline.contents import check_contents
 from geocache.pipeline.measure import IMAGES
 from geocache.pipeline.recompute import Compared, recompute_sample
@@ -122,6 +122,8 @@ def _verified(
         device = "cuda" if torch.cuda.is_available() else "cpu"
         teacher = fitting_teacher(cache, weights, device)
         findings, compared = recompute_sample(cache, teacher, sample, tell)
+    except ConfigError as error:  # views by a module of the user's own
+        return dataclasses.replace(report, left_out=str(error))
     except (CheckpointError, UnknownNameError) as error:
         if weights is not None:
             raise

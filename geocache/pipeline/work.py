@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -37,7 +37,7 @@ from geocache.pipeline.plan import Unit
 from geocache.pipeline.teacher import Teacher, TeacherSpec, load_teacher
 from geocache.pipeline.unit_views import UnitViews
 
-__all__ = ["BUSY_WAIT_S", "Job", "Outcome", "provenance", "run_unit"]
+__all__ = ["BUSY_WAIT_S", "Job", "Outcome", "provenance", "run_unit", "whole_batch"]
 
 BUSY_WAIT_S = 0.2
 """Seconds until another builder's units are asked for again, when nothing else is left."""
@@ -133,6 +133,26 @@ def _still_missing(cache: Cache, unit: Unit) -> Unit:
     return replace(unit, missing=missing)
 
 
+def whole_batch(
+    images: UInt8[np.ndarray, "rows h w 3"], batch_size: int
+) -> UInt8[np.ndarray, "batch h w 3"]:
+    """Repeat the last image until the batch is whole.
+
+    A short batch takes another path through some kernels and gives other last bits.
+    """
+    padding = batch_size - len(images)
+    return np.concatenate([images, np.repeat(images[-1:], padding, axis=0)]) if padding else images
+
+
+@dataclass(frozen=True)
+class _Pixels:
+    """Images of the rows from `low` on, and why any of those could not be read, by row."""
+
+    low: int
+    images: UInt8[np.ndarray, "rows h w 3"]
+    bad: Mapping[int, str]
+
+
 class _Worker:
     def __init__(
         self, job: Job, cache: Cache, unit: Unit, indices: Int64[np.ndarray, " rows"]
@@ -158,19 +178,23 @@ class _Worker:
 
     def _from_images(self) -> None:
         teacher = self._teacher() if self.measure.targets else None
-        for start, images, bad in self._batches():
+        for start, pixels in self._batches():
             stop = min(start + self.job.batch_size, self.unit.stop)
-            for position, reason in bad.items():
-                self.bad[start + position] = reason
+            bad = {row: why for row, why in pixels.bad.items() if start <= row < stop}
+            self.bad.update(bad)
             computed: dict[str, np.ndarray[Any, Any]] = {
-                IMAGES: images[: stop - start],
-                VALID: np.array([i not in bad for i in range(stop - start)]),
+                IMAGES: pixels.images[start - pixels.low : stop - pixels.low],
+                VALID: np.array([row not in bad for row in range(start, stop)]),
             }
+            parameters = self.views.parameters(start, stop, pixels.bad)
             if VIEWS in self.job.layouts:
-                computed[VIEWS] = self.views.parameters(start, stop)
+                computed[VIEWS] = parameters
             if teacher is not None:
-                tensors = teacher.run(self.views.make(images, start))
-                computed.update(self.measure(tensors, start, stop, bad, self._trees(start, stop)))
+                seen = self.views.make(pixels.images, parameters, start)
+                tensors = teacher.run(whole_batch(seen, self.job.batch_size))
+                positions = [row - start for row in bad]
+                trees = self._trees(start, stop)
+                computed.update(self.measure(tensors, start, stop, positions, trees))
             self.groups.store(computed, start, stop, self.bad)
 
     def _teacher(self) -> Teacher:
@@ -178,8 +202,8 @@ class _Worker:
         assert job.teacher is not None, "only images can be stored without a teacher"
         return load_teacher(job.teacher, job.weights_digest, job.device, self.measure.layers)
 
-    def _batches(self) -> Iterator[tuple[int, UInt8[np.ndarray, "batch h w 3"], dict[int, str]]]:
-        """Yield (first row, whole batch of images, bad positions), decoding one batch ahead."""
+    def _batches(self) -> Iterator[tuple[int, _Pixels]]:
+        """Yield (first row, the images that its batch needs), decoding one batch ahead."""
         wanted = [m.group for m in self.missing]
         starts = [
             start
@@ -191,35 +215,32 @@ class _Worker:
             for i, start in enumerate(starts):
                 if i + 1 < len(starts):
                     pending.append(ahead.submit(self._decode, starts[i + 1]))
-                images, bad = pending.pop(0).result()
-                yield start, images, bad
+                yield start, pending.pop(0).result()
 
-    def _decode(self, start: int) -> tuple[UInt8[np.ndarray, "batch h w 3"], dict[int, str]]:
+    def _decode(self, start: int) -> _Pixels:
         stop = min(start + self.job.batch_size, self.unit.stop)
-        chosen = self.indices[start - self.unit.start : stop - self.unit.start]
-        images, bad = self._pixels(chosen, start, stop)
+        low, high = self.views.needed(start, stop)
+        images, bad = self._pixels(low, high)
         if bad and not self.job.skip_bad:
             raise DataError(
-                f"{next(iter(bad.values()))} ({len(bad)} unreadable in rows {start} to "
-                f"{stop - 1}). Repair or remove it, or give --skip-bad."
+                f"{next(iter(bad.values()))} ({len(bad)} unreadable in rows {low} to "
+                f"{high - 1}). Repair or remove it, or give --skip-bad."
             )
-        if stop - start < self.job.batch_size:
-            # A short batch takes another path through some kernels and gives other last bits.
-            padding = self.job.batch_size - (stop - start)
-            images = np.concatenate([images, np.repeat(images[-1:], padding, axis=0)])
-        return images, bad
+        return _Pixels(low, images, bad)
 
     def _pixels(
-        self, chosen: Int64[np.ndarray, " rows"], start: int, stop: int
+        self, start: int, stop: int
     ) -> tuple[UInt8[np.ndarray, "rows h w 3"], dict[int, str]]:
-        """Take images from the cache where it holds them, else from the data set."""
+        """Take images from the cache where it holds them, else from the data set; bad ones by row."""
+        first = self.unit.start
         if self._stored_images is not None:
-            bad = {row - start: why for row, why in self._left_out.items() if start <= row < stop}
-            first = self.unit.start
+            bad = {row: why for row, why in self._left_out.items() if start <= row < stop}
             return self._stored_images[start - first : stop - first], bad
+        chosen = self.indices[start - first : stop - first]
         n_threads = max(2, os.cpu_count() or 1)
         size = self.job.image_shape[:2]
-        return read_rows(self.job.dataset, chosen, self.job.image, n_threads, size=size)
+        images, at = read_rows(self.job.dataset, chosen, self.job.image, n_threads, size=size)
+        return images, {start + position: why for position, why in at.items()}
 
     @cached_property
     def _stored_images(self) -> UInt8[np.ndarray, "rows h w 3"] | None:

@@ -84,9 +84,9 @@ class ViewPolicy(ABC):
 
 
 def uniform_draws(
-    digests: UInt8[np.ndarray, "n 32"], view: int, seed: int, n: int
+    digests: UInt8[np.ndarray, "n 32"], view: int, seed: int, n: int, *, key: bytes = _KEY
 ) -> Float64[np.ndarray, "n draws"]:
-    """Return n uniform numbers in [0, 1) for each sample: a function of (seed, sample, view).
+    """Return n uniform numbers in [0, 1) for each sample: a function of (key, seed, sample, view).
 
     They are the 53 leading bits of 64-bit words of a keyed BLAKE2b, so they are the same on every
     machine and for every order of the samples. O(samples).
@@ -97,6 +97,6 @@ def uniform_draws(
     salt = view.to_bytes(8, "little") + seed.to_bytes(8, "little")
     words = np.empty((len(digests), n), "<u8")
     for row, digest in enumerate(digests):
-        hashed = hashlib.blake2b(digest.tobytes(), digest_size=8 * n, key=_KEY, salt=salt).digest()
+        hashed = hashlib.blake2b(digest.tobytes(), digest_size=8 * n, key=key, salt=salt).digest()
         words[row] = np.frombuffer(hashed, "<u8")
     return (words >> 11) * 2.0**-53

@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Shaped, UInt8
+from torch import Tensor
 
 from geocache.data.identity import ViewIdentity
 from geocache.data.views._base import ViewPolicy
+from geocache.data.views._mix import MixPolicy
 from geocache.data.views._registry import build_policy
 from geocache.data.views.identity import Identity
 from geocache.errors import ConfigError
 
-__all__ = ["ViewSet", "make_views", "view_set_of"]
+__all__ = ["ViewSet", "make_views", "view_set_of", "views_of"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,11 @@ class ViewSet:
             )
 
     @property
+    def mixing(self) -> MixPolicy | None:
+        """The policy where it mixes each image with its partner's."""
+        return self.policy if isinstance(self.policy, MixPolicy) else None
+
+    @property
     def is_plain(self) -> bool:
         """Whether the views are the images themselves."""
         return isinstance(self.policy, Identity)
@@ -58,7 +65,7 @@ class ViewSet:
     def parameters(
         self, digests: UInt8[np.ndarray, "n 32"], view: int, image_shape: tuple[int, int, int]
     ) -> Shaped[np.ndarray, "n columns"]:
-        """Return the parameters of one view of each sample."""
+        """Return the parameters of one view of each sample; rows that are mixed go by whole cells."""
         return self.policy.draw(digests, view, self.seed, image_shape)
 
 
@@ -69,8 +76,10 @@ def view_set_of(identity: Mapping[str, Any], count: int = 1) -> ViewSet:
     """
     options = dict(identity["parameters"])
     seed = int(options.pop("seed", 0))
-    call = str(options.get("call", "torchvision:"))
-    if not call.startswith("torchvision:"):
+    tables = [table for table in (options, options.get("base")) if isinstance(table, Mapping)]
+    calls = [str(table.get("call", "torchvision:")) for table in tables]
+    call = next((call for call in calls if not call.startswith("torchvision:")), None)
+    if call is not None:
         raise ConfigError(
             f"views by '{call}' must be asked for by name, since that module would be imported: "
             "give the same [data] views in a recipe."
@@ -82,9 +91,29 @@ def make_views(
     policy: ViewPolicy,
     images: UInt8[np.ndarray, "batch height width 3"],
     parameters: Shaped[np.ndarray, "batch columns"],
+    partners: UInt8[np.ndarray, "batch height width 3"] | None = None,
 ) -> UInt8[np.ndarray, "batch height2 width2 3"]:
-    """Make the views of images as they are stored, channels last."""
-    pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
-    views = policy.apply(pixels, torch.from_numpy(parameters))
+    """Make the views of images as they are stored, channels last, mixed with their `partners`."""
+    views = views_of(
+        policy, _channels_first(images), torch.from_numpy(parameters),
+        None if partners is None else _channels_first(partners),
+    )  # fmt: skip
     made: np.ndarray[Any, Any] = views.permute(0, 2, 3, 1).contiguous().numpy()
     return made
+
+
+def views_of(
+    policy: ViewPolicy,
+    images: UInt8[Tensor, "batch 3 h w"],
+    parameters: Shaped[Tensor, "batch columns"],
+    partners: UInt8[Tensor, "batch 3 h w"] | None,
+) -> UInt8[Tensor, "batch 3 h2 w2"]:
+    """Make views on the images' device; policies that mix need the images of the partners."""
+    if isinstance(policy, MixPolicy):
+        assert partners is not None, "who reads rows reads their partners"
+        return policy.mix(images, partners, parameters)
+    return policy.apply(images, parameters)
+
+
+def _channels_first(images: UInt8[np.ndarray, "batch height width 3"]) -> Tensor:
+    return torch.from_numpy(images).permute(0, 3, 1, 2)
