@@ -231,7 +231,7 @@ class _Worker:
     def _pixels(
         self, start: int, stop: int
     ) -> tuple[UInt8[np.ndarray, "rows h w 3"], dict[int, str]]:
-        """Take images from the cache where it holds them, else from the data set; bad ones by row."""
+        """Take images from the cache where it holds them, else from the data set; tell bad rows."""
         first = self.unit.start
         if self._stored_images is not None:
             bad = {row: why for row, why in self._left_out.items() if start <= row < stop}

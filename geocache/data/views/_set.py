@@ -65,7 +65,7 @@ class ViewSet:
     def parameters(
         self, digests: UInt8[np.ndarray, "n 32"], view: int, image_shape: tuple[int, int, int]
     ) -> Shaped[np.ndarray, "n columns"]:
-        """Return the parameters of one view of each sample; rows that are mixed go by whole cells."""
+        """Return the parameters of one view of each sample; mixed rows come as whole cells."""
         return self.policy.draw(digests, view, self.seed, image_shape)
 
 
