@@ -16,12 +16,13 @@ from geocache.errors import ConfigError, MissingTargetError, ShapeError
 from geocache.models import build_model, load_weights
 from geocache.student_train.forward import check_precision
 from geocache.student_train.instructors import as_source
+from geocache.student_train.loadable import find_target, usable_rows
 from geocache.student_train.order import hold_out
 from geocache.student_train.own_labels import OwnLabels, OwnLoader, own_labels
 from geocache.student_train.recipe import Recipe, TrainTable, target_names
 from geocache.student_train.run_log import check_tensorboard
 from geocache.student_train.source import Source, dataset_source
-from geocache.student_train.stream import Loader, find_target, usable_rows
+from geocache.student_train.stream import Loader
 from geocache.student_train.subset import class_subset, sample_keys
 from geocache.student_train.terms import Term, attach_adapters, build_terms, check_pairs
 
