@@ -13,9 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from geocache.student_train.train_table import TrainTable
@@ -35,11 +33,6 @@ class Ranks:
     def writes(self) -> bool:
         """Return whether this process writes the run."""
         return self.rank == 0
-
-    def share(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return this rank's rows of a batch: [rank n / size, (rank + 1) n / size)."""
-        low, high = (r * len(rows) // self.size for r in (self.rank, self.rank + 1))
-        return rows[low:high]
 
     def sum(self, values: Tensor) -> Tensor:
         """Return the sum over all ranks."""

@@ -12,7 +12,7 @@ import copy
 import hashlib
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -152,11 +152,11 @@ class Loader:
 
     def __len__(self) -> int:
         """Return the number of batches of an epoch, the same on every rank."""
-        return self.n_batches()
+        return len(self.batch_sizes())
 
-    def n_batches(self, *, drop_single: bool = False) -> int:
-        """Return the number of batches that `epoch` yields, the same on every rank."""
-        return self._share().n_batches(len(self.rows), per_rank=2 if drop_single else 1)
+    def batch_sizes(self, *, drop_single: bool = False) -> list[int]:
+        """Return the rows of each batch that `epoch` yields, over all ranks."""
+        return self._share().sizes(len(self.rows), per_rank=2 if drop_single else 1)
 
     def restrict(self, rows: NDArray[np.int64], *, targets: bool = True) -> Loader:
         """Return a loader of some of these rows, or without targets, that shares this memory."""
@@ -165,6 +165,12 @@ class Loader:
         part._epoch, part._batch, part._resume = 0, 0, None
         if not targets:
             part.targets = ()
+        return part
+
+    def alone(self) -> Loader:
+        """Return a loader that takes all of every batch itself and shares this memory."""
+        part = self.restrict(self.rows)
+        part.rank, part.world_size = 0, 1
         return part
 
     def batch(self, rows: NDArray[np.int64], view: int | None = 0) -> Batch:
@@ -176,7 +182,7 @@ class Loader:
 
     def epoch(
         self, epoch: int, *, drop_single: bool = False, start_batch: int | None = None
-    ) -> Iterator[Batch]:
+    ) -> Generator[Batch, None, None]:
         """Yield the batches of one epoch, each usable row once; the last batch may be short.
 
         With `drop_single` a last batch of one row a rank is left out (batch norm cannot train on
@@ -189,7 +195,7 @@ class Loader:
             start_batch = seen if resumed == epoch else 0
         self._resume = None
         self._epoch, self._batch = epoch, start_batch
-        n_batches = self.n_batches(drop_single=drop_single)
+        n_batches = len(self.batch_sizes(drop_single=drop_single))
         for batch in self.numbered(self._share(), range(start_batch, n_batches), epoch):
             self._batch += 1
             yield batch
