@@ -34,6 +34,17 @@ class Ranks:
         """Return whether this process writes the run."""
         return self.rank == 0
 
+    def tell(self, value: Any) -> Any:
+        """Return the first rank's value on each."""
+        return value if self._fabric is None else self._fabric.broadcast(value)
+
+    def least(self, value: int) -> int:
+        """Return the smallest of all ranks' values on each."""
+        if self._fabric is None:
+            return value
+        values = torch.tensor(value, device=self._fabric.device)
+        return int(self._fabric.all_reduce(values, reduce_op="min"))
+
     def sum(self, values: Tensor) -> Tensor:
         """Return the sum over all ranks."""
         if self._fabric is None:

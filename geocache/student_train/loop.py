@@ -173,7 +173,7 @@ def _start_record(recipe: Recipe, setup: Setup, state: RunState) -> dict[str, An
         "subset_seed": None if recipe.data.fraction is None else recipe.data.subset_seed,
         "n_train": len(setup.loader.rows),
         "n_validation": 0 if setup.validation is None else len(setup.validation.rows),
-        "n_steps": len(setup.loader),
+        "n_steps": len(setup.loader.batch_sizes(drop_single=True)),
         "epochs": recipe.train.epochs,
         "first_epoch": state.n_epochs + 1,
         "select": recipe.train.select,

@@ -119,6 +119,7 @@ def prepare(
         device=device, views=recipe.data.views.build(), view_offset=recipe.data.views.offset,
         fresh_views=not teachers, mode=recipe.data.mode, memory=recipe.data.memory,
         buffer_rows=recipe.data.buffer_rows, rank=ranks.rank, world_size=ranks.size,
+        peers=None if ranks.size == 1 else ranks,
     )  # fmt: skip
     own = own_labels(recipe, source, device)
     if own is not None:

@@ -30,9 +30,10 @@ from geocache.student_train.loadable import (
     find_target,
     usable_rows,
 )
-from geocache.student_train.memory import budget_bytes
+from geocache.student_train.memory import loader_budget
 from geocache.student_train.placement import place
 from geocache.student_train.resident import Resident
+from geocache.student_train.shared import Peers
 from geocache.student_train.source import Decoder, Source
 from geocache.student_train.streamed import Streamed
 from geocache.student_train.windows import Share
@@ -61,7 +62,8 @@ class Loader:
     is resident where the stored bytes fit `memory` (bytes, or a text such as `4GB`, of this
     machine, shared by its `local_world_size` ranks; by default half of what is free). `describe`
     says what was chosen and why. The order is the same for any `workers`, and for any `world_size`
-    ranks, of which `rank` takes its slice of every batch; it differs between the two modes.
+    ranks, of which `rank` takes its slice of every batch; it differs between the two modes. Ranks
+    that make their loaders together as `peers` choose the same mode and hold resident rows once.
 
     Raises MissingTargetError for a target that the cache lacks or does not hold for all those
     rows and views, ConfigError for a bad batch size or option, for no rows at all, for views of
@@ -89,6 +91,7 @@ class Loader:
         rank: int = 0,
         world_size: int = 1,
         local_world_size: int | None = None,
+        peers: Peers | None = None,
     ) -> None:
         # A user's own transform is imported where the caller names it, never because a cache does.
         self.views = views or cache.views
@@ -114,16 +117,15 @@ class Loader:
         self._decoders: dict[str, Decoder] = {n: cache.decoder(h) for n, h in names.items()}
         self._scale, self._shift = normalisation(cache.mean, cache.std, self.device)
         n_local = local_world_size or int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
+        budget = loader_budget(memory, self.device, n_local, peers)
         placement = place(
-            cache, names, n_read, self.views, mode=mode, buffer_rows=buffer_rows,
-            budget=budget_bytes(memory, self.device, n_local),
-            limit="the memory allowed" if memory is not None else "the free memory (half of it)",
-        )  # fmt: skip
+            cache, names, n_read, self.views, mode=mode, buffer_rows=buffer_rows, budget=budget
+        )
         self.mode, self._why = placement.mode, placement.why
         if placement.mode == "resident":
             self._held: Resident | Streamed = Resident(
                 cache, names, n_read,
-                n_views=self.views.count, fresh=fresh_views, device=self.device,
+                n_views=self.views.count, fresh=fresh_views, device=self.device, peers=budget.peers,
             )  # fmt: skip
         else:
             self._held = Streamed(
