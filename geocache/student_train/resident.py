@@ -1,7 +1,7 @@
 """Everything in memory: read once in the stored order, gather any rows of it by index.
 
 Images and targets stay as they are stored, several times smaller than decoded, in RAM or on the
-GPU. A batch is one `index_select` an array. Processes of one machine may share the copy in RAM.
+GPU. A batch is one gathering of rows an array. Processes of one machine may share the copy in RAM.
 """
 
 from __future__ import annotations
@@ -69,10 +69,10 @@ class Resident:
         index: Int64[Tensor, " batch"] = torch.from_numpy(rows).to(self._device, non_blocking=True)
         wanted = view is not None and parameters
         return Stored(
-            images=self._images.index_select(0, index),
-            labels=self._labels.index_select(0, index),
+            images=_gather(self._images, index),
+            labels=_gather(self._labels, index),
             rows=index,
-            parameters=self._view(view or 0).index_select(0, index) if wanted else None,
+            parameters=_gather(self._view(view or 0), index) if wanted else None,
             targets={name: _gather(self._stored[name][view or 0], index) for name in names},
         )
 
@@ -126,6 +126,10 @@ def _writable(stored: NDArray[Any]) -> NDArray[Any]:
 
 
 def _gather(stored: Tensor, index: Tensor) -> Tensor:
+    if stored.device.type == "cpu":
+        # Copies of rows, which torch would wake its threads for: on busy cores they wait for each
+        # other ten times longer than this takes.
+        return torch.from_numpy(stored.numpy().take(index.numpy(), axis=0))
     # torch moves unsigned integers wider than a byte, but gathers them on few devices.
     signed = _SIGNED.get(stored.dtype)
     if signed is None:

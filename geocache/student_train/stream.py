@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from geocache.data.views import ViewSet
 from geocache.errors import ConfigError
-from geocache.student_train.batch import Batch, Stored, normalisation, normalise
+from geocache.student_train.batch import Batch, Stored
 from geocache.student_train.loadable import (
     check_built,
     check_options,
@@ -31,6 +31,7 @@ from geocache.student_train.loadable import (
     usable_rows,
 )
 from geocache.student_train.memory import loader_budget
+from geocache.student_train.normalise import Normalisation
 from geocache.student_train.placement import place
 from geocache.student_train.resident import Resident
 from geocache.student_train.shared import Peers
@@ -115,7 +116,7 @@ class Loader:
         for name in ("images", *names.values()):
             check_built(cache, name, n_read, self.views.count)
         self._decoders: dict[str, Decoder] = {n: cache.decoder(h) for n, h in names.items()}
-        self._scale, self._shift = normalisation(cache.mean, cache.std, self.device)
+        self._normalise = Normalisation(cache.mean, cache.std, self.device)
         n_local = local_world_size or int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
         budget = loader_budget(memory, self.device, n_local, peers)
         placement = place(
@@ -280,17 +281,19 @@ class Loader:
         )
         with closing(held):
             for stored in held:
-                yield self._decoded(stored, view)
+                batch = self._decoded(stored, view)
+                del stored  # it holds its whole window, which must be gone when the next is begun
+                yield batch
 
     def _decoded(self, stored: Stored, view: int | None) -> Batch:
         """Make views, normalise and decode; a view of None takes whole images."""
         pixels, policy = stored.images, self.views.policy
         if view is None:
-            pixels = policy.whole(pixels)
+            pixels = policy.whole(pixels.contiguous())
         elif stored.parameters is not None:
-            pixels = policy.apply(pixels, stored.parameters)
+            pixels = policy.apply(pixels.contiguous(), stored.parameters)
         return Batch(
-            images=normalise(pixels, self._scale, self._shift),
+            images=self._normalise(pixels),
             labels=stored.labels,
             targets={n: self._decoders[n].decode(v) for n, v in stored.targets.items()},
             rows=stored.rows,
