@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from benchmarks.ratio import Ratio
 from geocache.data.cache import Cache
+from geocache.student_train.loadable import usable_rows
 from geocache.student_train.order import Rows, epoch_order
-from geocache.student_train.stream import usable_rows
 from geocache.student_train.windows import WindowOrder
 
 __all__ = ["class_imbalance", "neighbours_kept", "place_correlation", "shuffle_ratios"]

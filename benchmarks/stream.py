@@ -27,7 +27,7 @@ from benchmarks.synthetic import write_cache
 from geocache.data.cache import Cache, array_path
 from geocache.models import build_model
 from geocache.student_train import Loader
-from geocache.student_train.batch import normalisation, normalise
+from geocache.student_train.normalise import Normalisation
 
 BATCH = 128
 BYTES_A_ROW = 200
@@ -47,12 +47,12 @@ def run_through(loader: Loader) -> Callable[[], int]:
 
 def indexing(cache: Cache, names: tuple[str, ...]) -> Callable[[], int]:
     """Return what goes through an epoch of tensors in RAM, as one would write it by hand."""
-    n, device = cache.n_rows, torch.device("cpu")
+    n = cache.n_rows
     images = torch.from_numpy(cache.read("images", 0, n)).permute(0, 3, 1, 2).contiguous()
     labels = torch.from_numpy(cache.labels)
     stored = {name: torch.from_numpy(cache.read(name, 0, n)) for name in names}
     decoders = {name: cache.decoder(name) for name in names}
-    scale, shift = normalisation(cache.mean, cache.std, device)
+    by = Normalisation(cache.mean, cache.std, torch.device("cpu"))
     generator = torch.Generator().manual_seed(0)
 
     def epoch() -> int:
@@ -61,7 +61,9 @@ def indexing(cache: Cache, names: tuple[str, ...]) -> Callable[[], int]:
         for start in range(0, n, BATCH):
             index = order[start : start + BATCH]
             batch: dict[str, Tensor] = {
-                "images": normalise(images.index_select(0, index), scale, shift),
+                "images": torch.addcmul(
+                    by.shift, images.index_select(0, index).to(torch.float32), by.scale
+                ),
                 "labels": labels.index_select(0, index),
                 **{
                     name: decoders[name].decode(stored[name].index_select(0, index))

@@ -1,4 +1,4 @@
-"""Copies of pixels: crops of padded images and their mirror images."""
+"""Copies of pixels: crops of padded images and their mirror images, and bytes by a table."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from geocache.geometry._compile import kernel
 
-__all__ = ["crop"]
+__all__ = ["crop", "look_up", "look_up_turned"]
 
 
 @kernel
@@ -36,3 +36,37 @@ def crop(
                     column = (width - 1 - x if flip else x) + right
                     inside = 0 <= column < width
                     out[i, c, y, x] = images[i, c, source, column] if inside else 0
+
+
+@kernel
+def look_up(
+    first: int,
+    last: int,
+    images: NDArray[np.uint8],
+    table: NDArray[np.float32],
+    out: NDArray[np.float32],
+) -> None:
+    """Write what the table of its channel, (3, 256), has for each byte of (n, 3, h, w)."""
+    channels, height, width = images.shape[1:]
+    for i in range(first, last):
+        for c in range(channels):
+            for y in range(height):
+                for x in range(width):
+                    out[i, c, y, x] = table[c, images[i, c, y, x]]
+
+
+@kernel
+def look_up_turned(
+    first: int,
+    last: int,
+    images: NDArray[np.uint8],
+    table: NDArray[np.float32],
+    out: NDArray[np.float32],
+) -> None:
+    """Do the same for bytes of (n, h, w, 3), into (n, 3, h, w)."""
+    height, width, channels = images.shape[1:]
+    for i in range(first, last):
+        for c in range(channels):
+            for y in range(height):
+                for x in range(width):
+                    out[i, c, y, x] = table[c, images[i, y, x, c]]

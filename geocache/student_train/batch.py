@@ -1,15 +1,13 @@
-"""What the loader hands over, and the last steps on the way there: normalise, decode."""
+"""What the loader hands over, and what it is made of."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
-from jaxtyping import Float, UInt8
 from torch import Tensor
 
-__all__ = ["Batch", "Stored", "normalisation", "normalise"]
+__all__ = ["Batch", "Stored"]
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,8 @@ class Batch:
 class Stored:
     """Rows as the cache holds them: pixels uint8 (B, 3, H, W), parameters of their view, targets.
 
-    They may share memory with more rows; what is made of them for a batch never does.
+    In memory the pixels' channels may be first or last. They may share memory with more rows; what
+    is made of them for a batch never does.
     """
 
     images: Tensor
@@ -67,21 +66,3 @@ class Stored:
     rows: Tensor
     parameters: Tensor | None
     targets: Mapping[str, Tensor]
-
-
-def normalise(
-    images: UInt8[Tensor, "batch 3 h w"],
-    scale: Float[Tensor, "3 1 1"],
-    shift: Float[Tensor, "3 1 1"],
-) -> Float[Tensor, "batch 3 h w"]:
-    """Return `images * scale + shift` in float32: (pixels / 255 - mean) / std in one pass."""
-    return torch.addcmul(shift, images.to(torch.float32), scale)
-
-
-def normalisation(
-    mean: Sequence[float], std: Sequence[float], device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Return the (scale, shift) of `normalise` for a mean and std on pixels from 0 to 1."""
-    m = torch.tensor(mean, dtype=torch.float64)
-    s = torch.tensor(std, dtype=torch.float64)
-    return tuple(t.float().view(-1, 1, 1).to(device) for t in (1 / (255 * s), -m / s))  # type: ignore[return-value]

@@ -13,9 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from geocache.student_train.train_table import TrainTable
@@ -36,10 +34,16 @@ class Ranks:
         """Return whether this process writes the run."""
         return self.rank == 0
 
-    def share(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return this rank's rows of a batch: [rank n / size, (rank + 1) n / size)."""
-        low, high = (r * len(rows) // self.size for r in (self.rank, self.rank + 1))
-        return rows[low:high]
+    def tell(self, value: Any) -> Any:
+        """Return the first rank's value on each."""
+        return value if self._fabric is None else self._fabric.broadcast(value)
+
+    def least(self, value: int) -> int:
+        """Return the smallest of all ranks' values on each."""
+        if self._fabric is None:
+            return value
+        values = torch.tensor(value, device=self._fabric.device)
+        return int(self._fabric.all_reduce(values, reduce_op="min"))
 
     def sum(self, values: Tensor) -> Tensor:
         """Return the sum over all ranks."""

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, fields
-from itertools import islice
 from typing import Any
 
 import torch
@@ -20,14 +20,14 @@ from geocache.errors import NumericError
 from geocache.student_train.devices import ONE, Ranks
 from geocache.student_train.forward import Forward
 from geocache.student_train.optimise import Optimisation
-from geocache.student_train.order import batch_bounds, epoch_order, mix
+from geocache.student_train.order import mix
 from geocache.student_train.progress import Progress
 from geocache.student_train.setup import Setup
-from geocache.student_train.stream import Batch, Loader
+from geocache.student_train.stream import Batch
 from geocache.student_train.terms import Term, student_layers
 from geocache.student_train.train_table import TrainTable
 
-__all__ = ["Tally", "epoch_batches", "one_epoch"]
+__all__ = ["Tally", "one_epoch"]
 
 # A look at a loss on a GPU waits for it, so there it happens only every so many steps.
 _LOOK_EVERY = 16
@@ -78,18 +78,6 @@ class Tally:
         return {n: v.cpu() if isinstance(v, Tensor) else v for n, v in values.items()}
 
 
-def epoch_batches(
-    loader: Loader, epoch: int, *, start: int = 0, n_batches: int, ranks: Ranks = ONE
-) -> Iterator[Batch]:
-    """Yield batches [start, n_batches) of an epoch's order, of each this rank's rows."""
-    if ranks.size == 1:
-        yield from islice(loader.epoch(epoch, drop_single=True), start, n_batches)
-        return
-    order = epoch_order(loader.rows, seed=loader.seed, epoch=epoch)
-    for part in islice(batch_bounds(len(order), loader.batch_size), start, n_batches):
-        yield loader.batch(ranks.share(order[part]), loader.view_of(epoch))
-
-
 def one_epoch(
     table: TrainTable,
     setup: Setup,
@@ -98,7 +86,6 @@ def one_epoch(
     *,
     epoch: int,
     progress: Progress,
-    n_batches: int,
     ranks: Ranks = ONE,
     position: Mapping[str, Any] | None = None,
     save: Callable[[dict[str, Any]], None] | None = None,
@@ -118,8 +105,12 @@ def one_epoch(
     look_every = 1 if device.type == "cpu" else _LOOK_EVERY
     saved_at = tally.step
     before_s, started = tally.elapsed_s, time.perf_counter()
-    batches = epoch_batches(setup.loader, epoch, start=tally.step, n_batches=n_batches, ranks=ranks)
-    with Forward(table, setup.student, student_layers(terms)) as forward:
+    n_batches = len(optimisation.sizes)
+    batches = setup.loader.epoch(epoch, drop_single=True, start_batch=tally.step)
+    with (
+        closing(batches),
+        Forward(table, setup.student, student_layers(terms)) as forward,
+    ):
         while True:
             asked = time.perf_counter()
             batch = next(batches, None)

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from geocache.data.views import ViewPolicy
 from geocache.errors import CheckpointError, ConfigError, GeocacheError
 from geocache.models import build_model
-from geocache.student_train.batch import normalisation, normalise
 from geocache.student_train.checkpoint import load_checkpoint
 from geocache.student_train.measure import Evaluation, measure
+from geocache.student_train.normalise import Normalisation
 from geocache.student_train.order import batch_bounds
 from geocache.student_train.recipe import Recipe
 from geocache.student_train.source import Source, eval_arrays
@@ -46,7 +46,7 @@ class EvaluationSet:
         self._policy = policy
         self._images = torch.tensor(images, device=device).permute(0, 3, 1, 2).contiguous()
         self._labels = torch.tensor(labels, dtype=torch.int64, device=device)
-        self._scale, self._shift = normalisation(mean, std, torch.device(device))
+        self._normalise = Normalisation(mean, std, torch.device(device))
 
     def batches(self) -> Iterable[tuple[Tensor, Tensor]]:
         """Yield (normalised images, labels), in order."""
@@ -54,7 +54,7 @@ class EvaluationSet:
             pixels = self._images[part]
             if self._policy is not None:
                 pixels = self._policy.whole(pixels)
-            yield normalise(pixels, self._scale, self._shift), self._labels[part]
+            yield self._normalise(pixels), self._labels[part]
 
     def measure(self, model: nn.Module, *, details: bool = False) -> Evaluation:
         """Evaluate `model`, which must be on the same device."""

@@ -19,7 +19,7 @@ from typing import Any
 from geocache.student_train.devices import Ranks, open_ranks
 from geocache.student_train.epoch import one_epoch
 from geocache.student_train.examine import Examiner
-from geocache.student_train.optimise import Optimisation, batch_sizes
+from geocache.student_train.optimise import Optimisation
 from geocache.student_train.progress import Progress
 from geocache.student_train.recipe import Recipe
 from geocache.student_train.report import plot_runs
@@ -97,8 +97,8 @@ def train(
     ):
         if not ranks.writes:
             progress = Progress()
-        setup = prepare(recipe, sources, device=device)
-        sizes = batch_sizes(len(setup.loader.rows), table.batch_size, ranks.size)
+        setup = prepare(recipe, sources, device=device, ranks=ranks)
+        sizes = setup.loader.batch_sizes(drop_single=True)
         optimisation = Optimisation(table, setup.student, setup.adapters, sizes=sizes, ranks=ranks)
         state = _begin(recipe, setup, optimisation, out, ranks)
         start = _start_record(recipe, setup, state)
@@ -113,8 +113,7 @@ def train(
             for epoch in range(state.n_epochs, table.epochs):
                 record = one_epoch(
                     table, setup, optimisation, state.calibration.weights,
-                    epoch=epoch, progress=progress, n_batches=len(sizes), ranks=ranks,
-                    position=state.position,
+                    epoch=epoch, progress=progress, ranks=ranks, position=state.position,
                     save=partial(_save_within, out, recipe, setup, optimisation, state),
                 )  # fmt: skip
                 state.position = None
@@ -174,7 +173,7 @@ def _start_record(recipe: Recipe, setup: Setup, state: RunState) -> dict[str, An
         "subset_seed": None if recipe.data.fraction is None else recipe.data.subset_seed,
         "n_train": len(setup.loader.rows),
         "n_validation": 0 if setup.validation is None else len(setup.validation.rows),
-        "n_steps": len(setup.loader),
+        "n_steps": len(setup.loader.batch_sizes(drop_single=True)),
         "epochs": recipe.train.epochs,
         "first_epoch": state.n_epochs + 1,
         "select": recipe.train.select,

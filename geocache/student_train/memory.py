@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from geocache.errors import ConfigError
+from geocache.student_train.shared import Peers, can_share
 
-__all__ = ["budget_bytes", "free_bytes", "in_units", "parse_bytes"]
+__all__ = ["Budget", "budget_bytes", "free_bytes", "in_units", "loader_budget", "parse_bytes"]
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _BINARY = {"k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
@@ -61,6 +63,37 @@ def budget_bytes(memory: int | str | None, device: torch.device, n_local_ranks: 
     if device.type == "cuda":
         n_local_ranks = -(-n_local_ranks // max(torch.cuda.device_count(), 1))
     return max(whole // max(n_local_ranks, 1), 1)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a loader may fill: `own` bytes for this process alone, `resident` for whole arrays.
+
+    peers: processes that hold the whole arrays together with this one, None where each has its own.
+    limit: where the numbers come from, in words.
+    """
+
+    own: int
+    resident: int
+    peers: Peers | None
+    limit: str
+
+
+def loader_budget(
+    memory: int | str | None, device: torch.device, n_local_ranks: int, peers: Peers | None
+) -> Budget:
+    """Return the budget of a loader, the same on all peers.
+
+    Rows in RAM that the peers hold together have the whole of the memory, not a rank's share.
+    """
+    own, whole = (budget_bytes(memory, device, n) for n in (n_local_ranks, 1))
+    if peers is not None:
+        # Each measures other free memory, but all must choose alike.
+        own, whole = peers.least(own), peers.least(whole)
+    limit = "the memory allowed" if memory is not None else "the free memory (half of it)"
+    if peers is None or device.type != "cpu" or not can_share():
+        return Budget(own, own, None, limit)
+    return Budget(own, whole, peers, limit)
 
 
 def _free_ram() -> int:

@@ -14,18 +14,10 @@ from torch import Tensor, nn
 
 from geocache.student_train.devices import Ranks
 from geocache.student_train.ema import WeightAverage
-from geocache.student_train.order import batch_bounds
 from geocache.student_train.schedules import LearningRate
 from geocache.student_train.train_table import TrainTable
 
-__all__ = ["Optimisation", "batch_sizes"]
-
-
-def batch_sizes(n_rows: int, batch_size: int, n_ranks: int = 1) -> list[int]:
-    """Return the rows of each batch of an epoch; every rank must get one (batch norm two)."""
-    bounds = batch_bounds(n_rows, batch_size, drop_single=True)
-    sizes = [part.stop - part.start for part in bounds]
-    return sizes[:-1] if sizes[-1] < n_ranks and len(sizes) > 1 else sizes
+__all__ = ["Optimisation"]
 
 
 class Optimisation:

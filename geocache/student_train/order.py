@@ -57,13 +57,7 @@ def hold_out(rows: Rows, *, fraction: float, seed: int) -> tuple[Rows, Rows]:
     return np.sort(order[n_held:]), np.sort(order[:n_held])
 
 
-def batch_bounds(n_rows: int, batch_size: int, *, drop_single: bool = False) -> Iterator[slice]:
-    """Yield the slices of an epoch's batches; the last one may be short.
-
-    With `drop_single` a last batch of one row is left out (batch norm cannot train on it).
-    """
+def batch_bounds(n_rows: int, batch_size: int) -> Iterator[slice]:
+    """Yield the slices of an epoch's batches; the last one may be short."""
     for start in range(0, n_rows, batch_size):
-        stop = min(start + batch_size, n_rows)
-        if drop_single and stop - start == 1 and start > 0:
-            return
-        yield slice(start, stop)
+        yield slice(start, min(start + batch_size, n_rows))

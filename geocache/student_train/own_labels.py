@@ -7,7 +7,7 @@ an image, in the data set's order, and is put in the place of the classes batch 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from geocache.errors import ConfigError, MissingDataError
+from geocache.student_train.batch import Batch, Stored
 from geocache.student_train.recipe import Recipe
 from geocache.student_train.source import Source
-from geocache.student_train.stream import Batch, Loader
+from geocache.student_train.stream import Loader
 
 __all__ = ["OwnLabels", "OwnLoader", "own_labels"]
 
@@ -104,20 +105,9 @@ class OwnLoader(Loader):
         made._own = own.rows
         return made
 
-    def _labelled(self, batch: Batch) -> Batch:
+    def _decoded(self, stored: Stored, view: int | None) -> Batch:
+        batch = super()._decoded(stored, view)
         return dataclasses.replace(batch, labels=self._own.index_select(0, batch.rows))
-
-    def batch(self, rows: NDArray[np.int64], view: int | None = 0) -> Batch:
-        """Return `Loader.batch` with own labels."""
-        return self._labelled(super().batch(rows, view))
-
-    def epoch(self, epoch: int, **options: Any) -> Iterator[Batch]:
-        """Yield `Loader.epoch` with own labels."""
-        return map(self._labelled, super().epoch(epoch, **options))
-
-    def in_order(self, view: int | None = 0) -> Iterator[Batch]:
-        """Yield `Loader.in_order` with own labels."""
-        return map(self._labelled, super().in_order(view))
 
 
 def own_figures(kind: Kind, outputs: Tensor, labels: Tensor) -> Mapping[str, float]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from geocache.data.views import ViewSet
 from geocache.errors import ConfigError
-from geocache.student_train.memory import in_units
+from geocache.student_train.memory import Budget, in_units
 from geocache.student_train.source import Source
 
 __all__ = ["MODES", "Placement", "place"]
@@ -37,14 +37,12 @@ def place(
     *,
     mode: str,
     buffer_rows: int | None,
-    budget: int,
-    limit: str,
+    budget: Budget,
 ) -> Placement:
     """Choose how to hold rows [0, n_read) of the images and of the targets' arrays.
 
     A block is a row group of the images, whatever the targets: recipes that differ in their losses
-    alone see the same order. `limit` says where the budget comes from. Raises ConfigError where a
-    mode that was asked for does not fit, or the buffer does not.
+    alone see the same order. Raises ConfigError where the buffer does not fit.
     """
     image_bytes = source.row_bytes("images")
     target_bytes = sum(source.row_bytes(name) for name in held.values())
@@ -53,17 +51,20 @@ def place(
     block_rows = source.group_rows("images")
     window_rows = max(buffer_rows or _WINDOW_BLOCKS * block_rows, block_rows)
     in_use = 2 * min(window_rows, n_read) * (image_bytes + target_bytes + own_bytes)
-    room = f"{in_units(budget)} of {limit}"
-    if mode == "resident" or (mode == "auto" and whole <= budget):
+    room = f"{in_units(budget.resident)} of {budget.limit}"
+    if mode == "resident" or (mode == "auto" and whole <= budget.resident):
         asked = "as asked" if mode == "resident" else f"fit {room}"
         why = f"resident: {n_read:,} rows, {in_units(whole)}, {asked}; exact shuffle"
+        if budget.peers is not None:
+            why += "; one copy for all ranks"
         return Placement("resident", why, block_rows, window_rows)
-    if in_use > budget:
-        fitting = int(budget // (2 * in_use / (2 * min(window_rows, n_read))))
+    if in_use > budget.own:
+        fitting = int(budget.own // (2 * in_use / (2 * min(window_rows, n_read))))
         raise ConfigError(
             f"memory must hold the buffer of a streaming loader, {in_units(in_use)} for twice "
-            f"{window_rows:,} rows, got {room}. Give more memory, or a buffer_rows of at most "
-            f"{fitting:,} (at least {block_rows:,}, a row group of the images)."
+            f"{window_rows:,} rows, got {in_units(budget.own)} of {budget.limit}. Give more "
+            f"memory, or a buffer_rows of at most {fitting:,} (at least {block_rows:,}, a row "
+            "group of the images)."
         )
     reason = "as asked" if mode == "stream" else f"more than {room}"
     why = (

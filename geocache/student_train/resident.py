@@ -1,12 +1,13 @@
 """Everything in memory: read once in the stored order, gather any rows of it by index.
 
 Images and targets stay as they are stored, several times smaller than decoded, in RAM or on the
-GPU. A batch is one `index_select` an array.
+GPU. A batch is one gathering of rows an array. Processes of one machine may share the copy in RAM.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -17,16 +18,22 @@ from torch import Tensor
 
 from geocache.student_train.batch import Stored
 from geocache.student_train.order import Rows, epoch_order
+from geocache.student_train.shared import Peers, shared_array
 from geocache.student_train.source import Source
 from geocache.student_train.windows import Share
 
 __all__ = ["Resident"]
 
+# Row groups read at once into shared memory: enough to fetch the next ones meanwhile.
+_BLOCK_GROUPS = 8
 _SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
 
 
 class Resident:
-    """The first `n_read` rows of a source on a device; `held` maps targets to what serves them."""
+    """The first `n_read` rows of a source on a device; `held` maps targets to what serves them.
+
+    peers: processes that hold one copy of images and targets in RAM together with this one.
+    """
 
     def __init__(
         self,
@@ -37,14 +44,14 @@ class Resident:
         n_views: int,
         fresh: bool,
         device: torch.device,
+        peers: Peers | None = None,
     ) -> None:
         self._source, self._n_read, self._fresh, self._device = source, n_read, fresh, device
+        self._peers = peers
         # NCHW once, here: the step then gathers and normalises contiguous memory.
-        images = torch.from_numpy(_writable(source.read("images", 0, n_read)))
-        self._images = images.permute(0, 3, 1, 2).contiguous().to(device)
+        self._images = self._all("images", turned=True)
         self._stored = {
-            name: [self._kept(source.read(of, 0, n_read, view)) for view in range(n_views)]
-            for name, of in held.items()
+            name: [self._all(of, view) for view in range(n_views)] for name, of in held.items()
         }
         self._labels = self._kept(source.labels[:n_read].astype(np.int64))
         self._parameters: dict[int, Tensor] = {}
@@ -62,10 +69,10 @@ class Resident:
         index: Int64[Tensor, " batch"] = torch.from_numpy(rows).to(self._device, non_blocking=True)
         wanted = view is not None and parameters
         return Stored(
-            images=self._images.index_select(0, index),
-            labels=self._labels.index_select(0, index),
+            images=_gather(self._images, index),
+            labels=_gather(self._labels, index),
             rows=index,
-            parameters=self._view(view or 0).index_select(0, index) if wanted else None,
+            parameters=_gather(self._view(view or 0), index) if wanted else None,
             targets={name: _gather(self._stored[name][view or 0], index) for name in names},
         )
 
@@ -87,6 +94,20 @@ class Resident:
             part = order[share.part(number, len(order))]
             yield self.gather(part, view, names, parameters=parameters)
 
+    def _all(self, name: str, view: int = 0, *, turned: bool = False) -> Tensor:
+        """Return all rows of an array, with `turned` the images' channels in front."""
+
+        def rows(start: int, stop: int) -> NDArray[Any]:
+            read = self._source.read(name, start, stop, view)
+            return read.transpose(0, 3, 1, 2) if turned else read
+
+        if self._peers is None:
+            return self._kept(rows(0, self._n_read))
+        step = _BLOCK_GROUPS * self._source.group_rows(name)
+        edges = [*range(0, self._n_read, step), self._n_read]
+        blocks = (rows(*pair) for pair in pairwise(edges))
+        return torch.from_numpy(shared_array(blocks, self._n_read, self._peers))
+
     def _view(self, view: int) -> Tensor:
         """Return the parameters of all rows in a view; of fresh views only the last is kept."""
         if view not in self._parameters:
@@ -105,6 +126,10 @@ def _writable(stored: NDArray[Any]) -> NDArray[Any]:
 
 
 def _gather(stored: Tensor, index: Tensor) -> Tensor:
+    if stored.device.type == "cpu":
+        # Copies of rows, which torch would wake its threads for: on busy cores they wait for each
+        # other ten times longer than this takes.
+        return torch.from_numpy(stored.numpy().take(index.numpy(), axis=0))
     # torch moves unsigned integers wider than a byte, but gathers them on few devices.
     signed = _SIGNED.get(stored.dtype)
     if signed is None:

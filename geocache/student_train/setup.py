@@ -14,14 +14,16 @@ from torch import nn
 
 from geocache.errors import ConfigError, MissingTargetError, ShapeError
 from geocache.models import build_model, load_weights
+from geocache.student_train.devices import ONE, Ranks
 from geocache.student_train.forward import check_precision
 from geocache.student_train.instructors import as_source
+from geocache.student_train.loadable import find_target, usable_rows
 from geocache.student_train.order import hold_out
 from geocache.student_train.own_labels import OwnLabels, OwnLoader, own_labels
 from geocache.student_train.recipe import Recipe, TrainTable, target_names
 from geocache.student_train.run_log import check_tensorboard
 from geocache.student_train.source import Source, dataset_source
-from geocache.student_train.stream import Loader, find_target, usable_rows
+from geocache.student_train.stream import Loader
 from geocache.student_train.subset import class_subset, sample_keys
 from geocache.student_train.terms import Term, attach_adapters, build_terms, check_pairs
 
@@ -89,10 +91,12 @@ def prepare(
     sources: Source | Mapping[str, Source] | None,
     *,
     device: torch.device | None = None,
+    ranks: Ranks = ONE,
 ) -> Setup:
     """Open the data, build the student, and check that every term fits both.
 
-    device: by default that of the recipe.
+    device: by default that of the recipe. The loader to train from gives this rank's part of every
+    batch, the one to validate from all of it.
     """
     device = device or choose_device(recipe.train.device)
     check_precision(recipe.train, device)
@@ -113,13 +117,19 @@ def prepare(
     whole = Loader(
         source, targets, batch_size=recipe.train.batch_size, seed=recipe.train.seed, rows=rows,
         device=device, views=recipe.data.views.build(), view_offset=recipe.data.views.offset,
-        fresh_views=not teachers, mode=_mode(recipe), memory=recipe.data.memory,
-        buffer_rows=recipe.data.buffer_rows,
+        fresh_views=not teachers, mode=recipe.data.mode, memory=recipe.data.memory,
+        buffer_rows=recipe.data.buffer_rows, rank=ranks.rank, world_size=ranks.size,
+        peers=None if ranks.size == 1 else ranks,
     )  # fmt: skip
     own = own_labels(recipe, source, device)
     if own is not None:
         whole = OwnLoader.around(whole, own)
     loader, validation = _split(recipe, whole)
+    if len(loader.rows) < ranks.size:
+        raise ConfigError(
+            f"train.devices must be at most the rows to train on, got {ranks.size} for "
+            f"{len(loader.rows)}. Use fewer devices."
+        )
     if own is not None and own.evaluation is None and recipe.train.select == "test":
         raise ConfigError(
             "train.select must be 'validation' or 'loss' without data.eval_labels, got 'test'. "
@@ -150,17 +160,6 @@ def _rows(recipe: Recipe, source: Source) -> NDArray[np.int64] | None:
         usable_rows(source, data.limit), source.labels, sample_keys(source),
         fraction=data.fraction, seed=data.subset_seed,
     )  # fmt: skip
-
-
-def _mode(recipe: Recipe) -> str:
-    """Return where rows are kept; several devices and labels of one's own want them resident."""
-    whole = recipe.train.devices > 1 or recipe.data.labels is not None
-    if whole and recipe.data.mode == "stream":
-        what = "data.labels" if recipe.data.labels is not None else "train.devices above 1"
-        raise ConfigError(
-            f"data.mode must be 'resident' or 'auto' with {what}, got 'stream'. Leave mode out."
-        )
-    return "resident" if whole else recipe.data.mode
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -227,7 +226,8 @@ def _split(recipe: Recipe, whole: Loader) -> tuple[Loader, Loader | None]:
             f"train.validation must leave rows to train and to validate on, got {fraction} of "
             f"{len(whole.rows)} rows. Use more rows or another fraction."
         )
-    return whole.restrict(rows), whole.restrict(held, targets=recipe.train.select == "loss")
+    validation = whole.restrict(held, targets=recipe.train.select == "loss")
+    return whole.restrict(rows), validation.alone()
 
 
 def _check_labelled(recipe: Recipe, source: Source, validation: Loader | None) -> None:

@@ -12,9 +12,8 @@ import copy
 import hashlib
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,28 +21,30 @@ import torch
 from numpy.typing import NDArray
 
 from geocache.data.views import ViewSet
-from geocache.errors import ConfigError, MissingTargetError, nearest
-from geocache.student_train.batch import Batch, Stored, normalisation, normalise
-from geocache.student_train.memory import budget_bytes
-from geocache.student_train.placement import MODES, place
+from geocache.errors import ConfigError
+from geocache.student_train.batch import Batch, Stored
+from geocache.student_train.loadable import (
+    check_built,
+    check_options,
+    check_views,
+    find_target,
+    usable_rows,
+)
+from geocache.student_train.memory import loader_budget
+from geocache.student_train.normalise import Normalisation
+from geocache.student_train.placement import place
 from geocache.student_train.resident import Resident
+from geocache.student_train.shared import Peers
 from geocache.student_train.source import Decoder, Source
 from geocache.student_train.streamed import Streamed
 from geocache.student_train.windows import Share
-from geocache.targets import serving_name
 
 if TYPE_CHECKING:
     from geocache.student_train.torch_data import BatchStream, RowDataset
 
-__all__ = ["Batch", "Loader", "find_target", "normalise", "usable_rows"]
+__all__ = ["Batch", "Loader"]
 
 _log = logging.getLogger(__name__)
-
-
-def usable_rows(source: Source, limit: int | None = None) -> NDArray[np.int64]:
-    """Return the valid rows among the first `limit` (by default all)."""
-    rows = np.flatnonzero(source.valid[: source.n_rows]).astype(np.int64)
-    return rows if limit is None else rows[rows < limit]
 
 
 class Loader:
@@ -62,7 +63,8 @@ class Loader:
     is resident where the stored bytes fit `memory` (bytes, or a text such as `4GB`, of this
     machine, shared by its `local_world_size` ranks; by default half of what is free). `describe`
     says what was chosen and why. The order is the same for any `workers`, and for any `world_size`
-    ranks, of which `rank` takes its slice of every batch; it differs between the two modes.
+    ranks, of which `rank` takes its slice of every batch; it differs between the two modes. Ranks
+    that make their loaders together as `peers` choose the same mode and hold resident rows once.
 
     Raises MissingTargetError for a target that the cache lacks or does not hold for all those
     rows and views, ConfigError for a bad batch size or option, for no rows at all, for views of
@@ -90,9 +92,13 @@ class Loader:
         rank: int = 0,
         world_size: int = 1,
         local_world_size: int | None = None,
+        peers: Peers | None = None,
     ) -> None:
-        self._set_views(cache, views, view_offset, fresh=fresh_views, targets=targets)
-        _check_options(batch_size, mode, buffer_rows, workers, rank, world_size)
+        # A user's own transform is imported where the caller names it, never because a cache does.
+        self.views = views or cache.views
+        check_views(self.views, cache, targets, fresh=fresh_views)
+        check_options(batch_size, mode, buffer_rows, workers, rank, world_size)
+        self._view_offset, self._fresh = view_offset, fresh_views
         usable = usable_rows(cache)
         wanted = usable if rows is None else np.intersect1d(usable, np.asarray(rows, np.int64))
         if len(wanted) == 0:
@@ -108,20 +114,19 @@ class Loader:
         n_read = cache.n_rows if rows is None else int(wanted[-1]) + 1
         names = {name: find_target(cache, name) for name in self.targets}
         for name in ("images", *names.values()):
-            _check_built(cache, name, n_read, self.views.count)
+            check_built(cache, name, n_read, self.views.count)
         self._decoders: dict[str, Decoder] = {n: cache.decoder(h) for n, h in names.items()}
-        self._scale, self._shift = normalisation(cache.mean, cache.std, self.device)
+        self._normalise = Normalisation(cache.mean, cache.std, self.device)
         n_local = local_world_size or int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
+        budget = loader_budget(memory, self.device, n_local, peers)
         placement = place(
-            cache, names, n_read, self.views, mode=mode, buffer_rows=buffer_rows,
-            budget=budget_bytes(memory, self.device, n_local),
-            limit="the memory allowed" if memory is not None else "the free memory (half of it)",
-        )  # fmt: skip
+            cache, names, n_read, self.views, mode=mode, buffer_rows=buffer_rows, budget=budget
+        )
         self.mode, self._why = placement.mode, placement.why
         if placement.mode == "resident":
             self._held: Resident | Streamed = Resident(
                 cache, names, n_read,
-                n_views=self.views.count, fresh=fresh_views, device=self.device,
+                n_views=self.views.count, fresh=fresh_views, device=self.device, peers=budget.peers,
             )  # fmt: skip
         else:
             self._held = Streamed(
@@ -132,31 +137,6 @@ class Loader:
         self._epoch, self._batch = 0, 0
         self._resume: tuple[int, int] | None = None
         _log.info("loader is %s", self.describe())
-
-    def _set_views(
-        self,
-        cache: Source,
-        views: ViewSet | None,
-        offset: int,
-        *,
-        fresh: bool,
-        targets: Sequence[str],
-    ) -> None:
-        # A user's own transform is imported where the caller names it, never because a cache does.
-        self.views = views or cache.views
-        wanted, held = asdict(self.views.identity()), dict(cache.view_identity)
-        if not fresh and wanted != held:
-            raise ConfigError(
-                f"views must be those that the teacher saw, got {wanted['policy']} "
-                f"{wanted['parameters']} where the cache has {held['policy']} "
-                f"{held['parameters']} ({cache.key[:12]}). Set [data] views alike and build."
-            )
-        if fresh and targets:
-            raise ConfigError(
-                f"fresh views must go without targets, which answer other pixels, got "
-                f"{', '.join(targets)}. Leave fresh_views out."
-            )
-        self._view_offset, self._fresh = offset, fresh
 
     def view_of(self, epoch: int) -> int:
         """Return the view that an epoch (counted from 0) takes."""
@@ -175,11 +155,11 @@ class Loader:
 
     def __len__(self) -> int:
         """Return the number of batches of an epoch, the same on every rank."""
-        return self.n_batches()
+        return len(self.batch_sizes())
 
-    def n_batches(self, *, drop_single: bool = False) -> int:
-        """Return the number of batches that `epoch` yields, the same on every rank."""
-        return self._share().n_batches(len(self.rows), per_rank=2 if drop_single else 1)
+    def batch_sizes(self, *, drop_single: bool = False) -> list[int]:
+        """Return the rows of each batch that `epoch` yields, over all ranks."""
+        return self._share().sizes(len(self.rows), per_rank=2 if drop_single else 1)
 
     def restrict(self, rows: NDArray[np.int64], *, targets: bool = True) -> Loader:
         """Return a loader of some of these rows, or without targets, that shares this memory."""
@@ -188,6 +168,12 @@ class Loader:
         part._epoch, part._batch, part._resume = 0, 0, None
         if not targets:
             part.targets = ()
+        return part
+
+    def alone(self) -> Loader:
+        """Return a loader that takes all of every batch itself and shares this memory."""
+        part = self.restrict(self.rows)
+        part.rank, part.world_size = 0, 1
         return part
 
     def batch(self, rows: NDArray[np.int64], view: int | None = 0) -> Batch:
@@ -199,7 +185,7 @@ class Loader:
 
     def epoch(
         self, epoch: int, *, drop_single: bool = False, start_batch: int | None = None
-    ) -> Iterator[Batch]:
+    ) -> Generator[Batch, None, None]:
         """Yield the batches of one epoch, each usable row once; the last batch may be short.
 
         With `drop_single` a last batch of one row a rank is left out (batch norm cannot train on
@@ -212,7 +198,7 @@ class Loader:
             start_batch = seen if resumed == epoch else 0
         self._resume = None
         self._epoch, self._batch = epoch, start_batch
-        n_batches = self.n_batches(drop_single=drop_single)
+        n_batches = len(self.batch_sizes(drop_single=drop_single))
         for batch in self.numbered(self._share(), range(start_batch, n_batches), epoch):
             self._batch += 1
             yield batch
@@ -295,64 +281,20 @@ class Loader:
         )
         with closing(held):
             for stored in held:
-                yield self._decoded(stored, view)
+                batch = self._decoded(stored, view)
+                del stored  # it holds its whole window, which must be gone when the next is begun
+                yield batch
 
     def _decoded(self, stored: Stored, view: int | None) -> Batch:
         """Make views, normalise and decode; a view of None takes whole images."""
         pixels, policy = stored.images, self.views.policy
         if view is None:
-            pixels = policy.whole(pixels)
+            pixels = policy.whole(pixels.contiguous())
         elif stored.parameters is not None:
-            pixels = policy.apply(pixels, stored.parameters)
+            pixels = policy.apply(pixels.contiguous(), stored.parameters)
         return Batch(
-            images=normalise(pixels, self._scale, self._shift),
+            images=self._normalise(pixels),
             labels=stored.labels,
             targets={n: self._decoders[n].decode(v) for n, v in stored.targets.items()},
             rows=stored.rows,
-        )
-
-
-def _check_options(
-    batch_size: int, mode: str, buffer_rows: int | None, workers: int, rank: int, world_size: int
-) -> None:
-    if batch_size < 1:
-        raise ConfigError(f"batch_size must be at least 1, got {batch_size}.")
-    if mode not in MODES:
-        raise ConfigError(f"mode must be one of {', '.join(MODES)}, got '{mode}'.")
-    if buffer_rows is not None and buffer_rows < 1:
-        raise ConfigError(f"buffer_rows must be at least 1, got {buffer_rows}.")
-    if workers < 0:
-        raise ConfigError(f"workers must be at least 0, got {workers}.")
-    if not 0 <= rank < world_size:
-        raise ConfigError(f"rank must be one of 0 to {world_size - 1}, got {rank}.")
-    if batch_size < world_size:
-        raise ConfigError(
-            f"batch_size must give each of {world_size} ranks a row, got {batch_size}. It counts "
-            "the rows of all ranks together."
-        )
-
-
-def find_target(cache: Source, name: str) -> str:
-    """Return the name of the cached target that serves `name`: itself, or a longer k-NN list.
-
-    Raises MissingTargetError when the cache holds neither.
-    """
-    known = cache.target_names()
-    found = serving_name(name, known)
-    if found is not None:
-        return found
-    raise MissingTargetError(
-        f"cache must hold the target '{name}', got {', '.join(known) or 'no targets'} "
-        f"({cache.key[:12]}).{nearest(name, known)} Build it with `geocache build`."
-    )
-
-
-def _check_built(cache: Source, name: str, n_read: int, n_views: int) -> None:
-    n_built = cache.n_built(name, n_views)
-    if n_built < n_read:
-        of_views = f" in {n_views} views" if n_views > 1 else ""
-        raise MissingTargetError(
-            f"cache must hold '{name}' for all rows that are used, {n_read}{of_views}, got "
-            f"{n_built} ({cache.key[:12]}). Let `geocache build` finish, or use the first "
-            f"{n_built} rows (data.limit = {n_built}, rows=range({n_built}))."
         )

@@ -221,7 +221,7 @@ class Streamed:
 
         images = torch.from_numpy(arrays[_IMAGES]).to(self._device, non_blocking=True)
         return Stored(
-            images=images.permute(0, 3, 1, 2).contiguous(),
+            images=images.permute(0, 3, 1, 2),
             labels=tensor(self._labels[arrays[_ROWS]]),
             rows=tensor(arrays[_ROWS]),
             parameters=tensor(arrays[_PARAMETERS]) if _PARAMETERS in arrays else None,

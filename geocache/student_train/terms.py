@@ -190,7 +190,9 @@ def calibrate(
     n = 0
     plain = table.model_copy(update={"compile": False})
     with Forward(plain, model, student_layers(terms)) as forward:
-        for batch in islice(loader.epoch(0, drop_single=True), table.calibration_batches):
+        # Every rank measures whole batches: the weights are those of one process, to the bit.
+        batches = loader.alone().epoch(0, drop_single=True)
+        for batch in islice(batches, table.calibration_batches):
             logits, features = forward(batch.images)
             values = [term.value(logits, features, batch) for term in terms]
             if own is None:

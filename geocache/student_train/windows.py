@@ -36,10 +36,14 @@ class Share:
     worker: int = 0
     n_workers: int = 1
 
-    def n_batches(self, n_rows: int, *, per_rank: int = 1) -> int:
-        """Return the batches of an epoch; a short last one must hold `per_rank` rows a rank."""
+    def sizes(self, n_rows: int, *, per_rank: int = 1) -> list[int]:
+        """Return the rows of each batch of an epoch, over all ranks.
+
+        A short last one that cannot give each rank `per_rank` rows is left out, unless it is all.
+        """
         whole, rest = divmod(n_rows, self.batch_size)
-        return whole + (rest > 0 and (whole == 0 or rest >= per_rank * self.world_size))
+        kept = rest > 0 and (whole == 0 or rest >= per_rank * self.world_size)
+        return [self.batch_size] * whole + [rest] * kept
 
     def numbers(self, n_batches: int, start: int = 0) -> range:
         """Return the numbers of this worker's batches from `start` on."""

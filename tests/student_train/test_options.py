@@ -113,6 +113,36 @@ def test_a_run_cut_within_an_epoch_is_taken_up_at_the_step_that_was_saved(
     assert count.steps == [(2, 5), (2, 6)]
 
 
+def test_a_streamed_run_that_is_taken_up_reads_only_what_is_left(
+    cache: Any, tables: dict[str, Any], tmp_path: Path
+) -> None:
+    class Counted:
+        """The cache, and the logits that were read of it: what every batch has."""
+
+        def __init__(self) -> None:
+            self.rows: list[int] = []
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(cache, name)
+
+        def read(self, name: str, start: int, stop: int, view: int = 0) -> Any:
+            self.rows += range(start, stop) if name == "logits" else ()
+            return cache.read(name, start, stop, view)
+
+    cache.group = 8
+    tables["data"] |= {"mode": "stream", "buffer_rows": 8}
+    tables["train"] |= {"save_every": 2, "epochs": 1, "batch_size": 8, "calibration_batches": 1}
+    recipe = parse_recipe(tables)
+    whole, rest = Counted(), Counted()
+    whole_run = train(recipe, whole, tmp_path / "whole")  # type: ignore[arg-type]
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, cache, tmp_path / "cut", progress=_StopAt(1, 5))
+    train(recipe, rest, tmp_path / "cut", resume=True)  # type: ignore[arg-type]
+    assert _same(_last(whole_run.out)["model"], _last(tmp_path / "cut")["model"])
+    # Four batches of six were done; checking the pairs reads a row group or two each time.
+    assert len(whole.rows) > 60 and len(rest.rows) < 40
+
+
 def test_accumulated_batches_take_the_larger_batchs_steps(
     cache: Any, tables: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -68,10 +68,7 @@ def test_hold_out_splits_the_rows(rows: set[int], seed: int, fraction: float) ->
 
 
 @given(n=st.integers(1, 300), size=st.integers(1, 50))
-def test_batches_cover_the_rows_and_never_train_on_one(n: int, size: int) -> None:
+def test_batches_cover_the_rows(n: int, size: int) -> None:
     parts = list(batch_bounds(n, size))
     assert [i for part in parts for i in range(n)[part]] == list(range(n))
-    safe = list(batch_bounds(n, size, drop_single=True))
-    if size > 1:
-        assert n == 1 or all(part.stop - part.start > 1 for part in safe)
-        assert len(parts) - len(safe) == (n % size == 1 and n > 1)
+    assert all(part.stop - part.start == size for part in parts[:-1])

@@ -14,6 +14,7 @@ from geocache.errors import ConfigError, GeocacheError
 from geocache.student_train import evaluate_run, load_student, parse_recipe, read_records, train
 from geocache.student_train.losses import build_loss
 from geocache.student_train.own_labels import own_figures
+from geocache.student_train.setup import prepare
 
 
 def _brightness(images: Any) -> Any:
@@ -86,6 +87,26 @@ def test_several_answers_an_image_are_learned_and_resumed_exactly(
     states = [torch.load(tmp_path / n / "last.pt", weights_only=True) for n in ("whole", "parts")]
     for name, value in states[0]["model"].items():
         assert torch.equal(value, states[1]["model"][name]), name
+
+
+def test_streamed_and_resident_rows_have_the_same_labels(own: tuple[Any, dict[str, Any]]) -> None:
+    cache, tables = own
+    cache.group = 8
+    expected = _brightness(cache.arrays["images"])
+    orders = []
+    for mode in ("resident", "stream"):
+        tables["data"] |= {"mode": mode, "buffer_rows": 16}
+        setup = prepare(parse_recipe(tables), cache)
+        assert setup.loader.mode == mode
+        order: list[int] = []
+        for batch in setup.loader.epoch(0, drop_single=True):
+            order += batch.rows.tolist()
+            np.testing.assert_array_equal(batch.labels, expected[batch.rows])
+        assert setup.validation is not None
+        for batch in setup.validation.in_order(None):
+            np.testing.assert_array_equal(batch.labels, expected[batch.rows])
+        orders.append(order)
+    assert orders[0] != orders[1] and sorted(orders[0]) == sorted(orders[1])
 
 
 def test_losses_and_figures_by_hand() -> None:

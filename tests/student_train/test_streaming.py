@@ -151,6 +151,12 @@ def test_ranks_go_on_where_one_process_stopped(blocks: Any) -> None:
     assert [a + b for a, b in zip(*parts, strict=True)] == rows_of(running)
 
 
+def test_a_loader_alone_takes_what_all_ranks_take_together(blocks: Any) -> None:
+    loader = Loader(blocks, rank=1, world_size=2, **STREAM)
+    assert rows_of(loader.alone().epoch(1)) == rows_of(Loader(blocks, **STREAM).epoch(1))
+    assert loader.alone()._held is loader._held and (loader.rank, loader.world_size) == (1, 2)
+
+
 def test_a_state_of_another_order_is_refused(blocks: Any) -> None:
     state = Loader(blocks, **STREAM).state_dict()
     for change in ({"seed": 4}, {"batch_size": 8}, {"mode": "resident"}, {"buffer_rows": 24}):
@@ -323,6 +329,19 @@ def test_windows_hold_every_row_once_and_few_at_a_time(
     for w in windows:
         part = order.rows_in(w, 5, epoch)
         assert np.array_equal(part, epoch_order(part, seed=5, epoch=epoch))
+
+
+@given(
+    n=st.integers(1, 300), size=st.integers(1, 50), ranks=st.integers(1, 4), least=st.integers(1, 2)
+)
+def test_batches_that_give_a_rank_too_few_rows_are_left_out(
+    n: int, size: int, ranks: int, least: int
+) -> None:
+    sizes = Share(size, 0, ranks).sizes(n, per_rank=least)
+    assert sizes[:-1] == [size] * (len(sizes) - 1) and 0 < sizes[-1] <= size
+    left = n - sum(sizes)
+    assert left == 0 or (0 < left < least * ranks and left == n % size)
+    assert len(sizes) == 1 or sizes[-1] >= min(size, least * ranks)
 
 
 @given(n=st.integers(1, 200), size=st.integers(4, 50), ranks=st.integers(1, 4))
