@@ -1,7 +1,10 @@
 """Fetch the row groups of arrays, each held against its receipt before it is decoded.
 
 The codecs' own checksums find flipped bits; only the receipt tells a whole object that belongs
-elsewhere, or one cut where its front happens to look like an end.
+elsewhere, or one cut where its front happens to look like an end. That costs a SHA-256 of all its
+bytes, more than everything else that a read does. It is taken once: as long as the object's mark
+says that nobody has replaced or changed it since, the codecs' checksums are left to find what
+decays in place.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import numpy as np
 
 from geocache.data.ahead import map_ahead
 from geocache.data.layout import ArrayLayout, Group, target_name
+from geocache.data.marks import Mark
 from geocache.data.objects import Objects
 from geocache.data.receipts import Receipts, requests_at_once
 from geocache.data.sealed import unseal
@@ -36,9 +40,13 @@ class RowReader:
         self.usage: Usage | None = None
         self.layout_digests: dict[str, str] = {}
         """By array, as its receipts must say; what is not known yet is read when it is needed."""
+        self.n_hashed = 0
+        """Objects that were hashed so far, to be held against a receipt."""
         self._objects, self._key, self._receipts = objects, key, receipts
         self._requests = requests_at_once(objects)
         self._described: dict[str, tuple[int, str]] = {}
+        self._marks: dict[str, Mark] = {}
+        """By receipt: the mark that an object had when this receipt was found to describe it."""
         self._committed: dict[str, dict[tuple[int, int], int]] = {}
 
     def read(self, layout: ArrayLayout, start: int, stop: int, view: int) -> np.ndarray[Any, Any]:
@@ -62,7 +70,13 @@ class RowReader:
         for group, data in zip(groups, fetched, strict=True):
             low, high = max(start, group.start), min(stop, group.stop)
             # A partial group holds its front alone.
-            rows = decode_group(layout, _front_of(group, high - group.start), data)
+            front = _front_of(group, high - group.start)
+            try:
+                rows = decode_group(layout, front, data)
+            except CacheError:
+                # What decayed under an old mark is not the object that the receipt describes.
+                again = self._object(layout, group, committed[view, group.index], trust=False)
+                rows = decode_group(layout, front, again)
             if (start, stop) == (group.start, high):
                 return rows
             out[low - start : high - start] = rows[low - group.start : high - group.start]
@@ -113,8 +127,12 @@ class RowReader:
             f"(view {view}, cache {self._key[:12]}). Run `geocache build` to complete it."
         )
 
-    def _object(self, layout: ArrayLayout, group: Group, committed: int) -> bytes:
+    def _object(
+        self, layout: ArrayLayout, group: Group, committed: int, *, trust: bool = True
+    ) -> bytes:
         """Fetch the object of a group and hold it against its receipt, of `committed` rows.
+
+        trust: take one whose mark is that of bytes that were held against it before.
 
         While a builder replaces the object its announcement counts too; as long as a look finds
         other bytes than the last one, somebody is at it, and the next look may find all in place.
@@ -124,24 +142,29 @@ class RowReader:
         key = layout.object_key(group)
         seen: tuple[bytes | None, ...] | None = None
         while True:
-            data = self._peek(key)
-            found = None if data is None else _fingerprint(data)
+            data, mark = self._peek(key)
             receipt = layout.receipt_key(_front_of(group, committed))
+            if trust and data is not None and mark is not None and self._marks.get(receipt) == mark:
+                return data
+            found = None if data is None else self._fingerprint(data)
             if data is not None and self._described.get(receipt) == found:
+                self._remember(receipt, mark)
                 return data
             look = [data]
             for name in (receipt, layout.announcement_key(group)):
-                document = self._peek(name)
+                document, _ = self._peek(name)
                 look.append(document)
                 if data is None or found is None or document is None:
                     continue
                 if self._describes(document, name, layout, key, found):
+                    self._remember(name, mark)
                     return data
             if seen == tuple(look):
                 break
             seen = tuple(look)
             self._receipts.listing.forget()
-            committed = self._receipts.rows(layout).get((group.view, group.index), 0)
+            self._committed[layout.path] = self._receipts.rows(layout)
+            committed = self._committed[layout.path].get((group.view, group.index), 0)
         reason = "it is missing"
         if data is not None:
             reason = "it is not the one that its receipt describes"
@@ -154,14 +177,25 @@ class RowReader:
             "--repair` restores it."
         )
 
-    def _peek(self, key: str) -> bytes | None:
-        """Return an object's bytes, None where there is none, or not any more."""
+    def _peek(self, key: str) -> tuple[bytes | None, Mark | None]:
+        """Return an object's bytes and mark, None where there is none, or not any more."""
         try:
-            return self._objects.get(key)
+            return self._objects.get_marked(key)
         except CacheError:
             if self._objects.exists(key):
                 raise
-            return None
+            return None, None
+
+    def _remember(self, receipt: str, mark: Mark | None) -> None:
+        if mark is None:
+            self._marks.pop(receipt, None)
+        else:
+            self._marks[receipt] = mark
+
+    def _fingerprint(self, data: bytes) -> tuple[int, str]:
+        """Return what receipts know an object by."""
+        self.n_hashed += 1
+        return len(data), hashlib.sha256(data).hexdigest()
 
     def _describes(
         self, receipt: bytes, name: str, layout: ArrayLayout, key: str, found: tuple[int, str]
@@ -187,11 +221,6 @@ class RowReader:
             metadata = self._objects.get(f"meta/arrays/{path}/zarr.json")
             self.layout_digests[path] = layout_digest(metadata)
         return self.layout_digests[path]
-
-
-def _fingerprint(data: bytes) -> tuple[int, str]:
-    """Return what receipts know an object by."""
-    return len(data), hashlib.sha256(data).hexdigest()
 
 
 def _groups_of(layout: ArrayLayout, start: int, stop: int, view: int) -> Iterator[Group]:
