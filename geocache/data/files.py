@@ -7,9 +7,12 @@ their place that stops, fails or forgets at each call in turn.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from geocache.data.marks import Mark, mark_of
 
 __all__ = ["Files", "current_files", "using_files"]
 
@@ -19,9 +22,20 @@ class Files:
 
     def read(self, path: Path) -> bytes:
         """Return a file's bytes; a symbolic link is not followed."""
+        return self.read_marked(path)[0]
+
+    def read_marked(self, path: Path) -> tuple[bytes, Mark | None]:
+        """Return a file's bytes, and the mark of what was read; a symbolic link is not followed."""
+        started_ns = self.now_ns()
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
         with os.fdopen(descriptor, "rb") as file:
-            return file.read()
+            before = os.fstat(descriptor)
+            data = file.read()
+            return data, mark_of(before, os.fstat(descriptor), started_ns)
+
+    def now_ns(self) -> int:
+        """Return the time by which files are judged as settled, nanoseconds since 1970."""
+        return time.time_ns()
 
     def write(self, path: Path, data: bytes) -> None:
         """Create a file with these bytes; they may still be in memory only."""

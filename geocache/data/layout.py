@@ -16,8 +16,10 @@ __all__ = [
     "UNIT_ROWS",
     "ArrayLayout",
     "Group",
+    "array_path",
     "chunk_rows",
     "group_rows",
+    "target_name",
 ]
 
 FORMAT_VERSION = 1
@@ -27,6 +29,19 @@ SMALL_UNIT_ROWS = 2**20
 """Rows of a unit of the arrays that are written at once: labels and the like."""
 _GROUP_BYTES = 64 * 2**20
 _CHUNK_BYTES = 2**20
+
+
+def array_path(name: str) -> str:
+    """Return where the array of a target stands: `logits`, `targets/layer2/mst`.
+
+    The user's own stand there too when they belong to no layer: `targets/module~Class`.
+    """
+    return f"targets/{name}" if "/" in name or "~" in name else name
+
+
+def target_name(path: str) -> str:
+    """Return the name of the target whose array stands at `path`."""
+    return path.removeprefix("targets/")
 
 
 def group_rows(bytes_per_row: int, unit_rows: int = UNIT_ROWS) -> int:

@@ -21,6 +21,7 @@ from typing import Protocol
 from geocache.data.files import current_files
 from geocache.data.keys import check_key
 from geocache.data.locks import claimed, locked
+from geocache.data.marks import Mark
 from geocache.errors import CacheError, StorageError
 
 __all__ = ["Address", "LocalObjects", "Objects", "open_objects", "temporary_name"]
@@ -55,6 +56,9 @@ class Objects(Protocol):
 
     def get(self, key: str) -> bytes:
         """Return an object's bytes; raise CacheError when it is missing or cannot be read."""
+
+    def get_marked(self, key: str) -> tuple[bytes, Mark | None]:
+        """Return an object's bytes as `get` does, and their mark where the storage gives one."""
 
     def exists(self, key: str) -> bool:
         """Return whether there is such an object."""
@@ -141,11 +145,15 @@ class LocalObjects:
 
     def get(self, key: str) -> bytes:
         """Return an object's bytes; raise CacheError when it is missing or cannot be read."""
+        return self.get_marked(key)[0]
+
+    def get_marked(self, key: str) -> tuple[bytes, Mark | None]:
+        """Return an object's bytes as `get` does, and their mark: its file's status."""
         try:
             path = self.path(key)
             self._check_inside(path)
             self._check_kind(path, key)
-            return current_files().read(path)
+            return current_files().read_marked(path)
         except FileNotFoundError:
             raise CacheError(
                 f"object '{key}' must exist, but it is missing (in {self.root}). "

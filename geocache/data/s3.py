@@ -14,11 +14,12 @@ still at work cannot be known; they take space and are not read.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from geocache.data.keys import check_key
+from geocache.data.marks import Mark
 from geocache.data.s3_access import bucket_and_prefix, never_happened, open_bucket, refusal
 from geocache.errors import CacheError
 
@@ -78,13 +79,17 @@ class S3Objects:
 
     def get(self, key: str) -> bytes:
         """Return an object's bytes; raise CacheError when it is missing."""
-        data = self._found(key)
-        if data is None:
+        return self.get_marked(key)[0]
+
+    def get_marked(self, key: str) -> tuple[bytes, Mark | None]:
+        """Return an object's bytes as `get` does, and their mark: its entity tag and version."""
+        found = self._found_marked(key)
+        if found is None:
             raise CacheError(
                 f"object '{key}' must exist, but it is missing (in {self.root}). "
                 "`geocache verify` shows what else is, and --repair restores it."
             )
-        return data
+        return found
 
     def exists(self, key: str) -> bool:
         """Return whether there is such an object."""
@@ -177,11 +182,17 @@ class S3Objects:
 
     def _found(self, key: str) -> bytes | None:
         """Return an object's bytes, None when it is missing."""
+        found = self._found_marked(key)
+        return None if found is None else found[0]
+
+    def _found_marked(self, key: str) -> tuple[bytes, Mark | None] | None:
+        """Return an object's bytes and their mark, None when it is missing."""
         import obstore
 
         name = self._name(key)
         try:
-            return bytes(obstore.get(self._store, name).bytes())
+            reply = obstore.get(self._store, name)
+            return bytes(reply.bytes()), _mark(reply.meta)
         except FileNotFoundError as error:
             if "NoSuchBucket" in str(error):
                 raise refusal(error, key, self.root) from None
@@ -198,3 +209,11 @@ class S3Objects:
                 f"(in {self.root}). Remove it from the bucket."
             )
         return refusal(error, prefix, self.root)
+
+
+def _mark(about: Mapping[str, Any]) -> Mark | None:
+    """Return what tells this content of an object from another: a strong entity tag (RFC 9110)."""
+    tag = about.get("e_tag")
+    if not tag or tag.startswith("W/"):
+        return None
+    return tag, about.get("version"), about["size"]

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from geocache.data.ahead import map_ahead
-from geocache.data.cache import Cache, receipt_rows
+from geocache.data.cache import Cache
 from geocache.data.catalog import cache_folder
 from geocache.data.layout import SMALL_UNIT_ROWS, ArrayLayout, Group
 from geocache.data.objects import Address, Objects
+from geocache.data.receipts import receipt_rows
 from geocache.data.sealed import unseal
 from geocache.data.store import array_metadata, group_metadata, layout_digest
 from geocache.data.writer import CacheWriter, describe, root_metadata

@@ -7,9 +7,7 @@ byte for byte as it was.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,40 +17,36 @@ from jaxtyping import Int64
 from geocache.data.cache import Cache, target_name
 from geocache.data.cached_images import CachedImages
 from geocache.data.dataset import ImageDataset
-from geocache.data.documents import array_paths, parse_name, parse_receipt, right_layout
+from geocache.data.documents import parse_name, right_layout
 from geocache.data.findings import ROWS_ARRAYS, Finding
-from geocache.data.identity import data_digest, row_order
+from geocache.data.identity import row_order
 from geocache.data.images import ImageSpec
 from geocache.data.layout import ArrayLayout
 from geocache.data.objects import Address, Objects, open_objects
 from geocache.data.store import group_metadata
 from geocache.data.writer import CacheWriter, small_layout
-from geocache.errors import CacheError, DataError, StorageError
+from geocache.errors import CacheError, StorageError
 from geocache.pipeline.arrays import image_arrays, target_array
 from geocache.pipeline.evaluation import store_evaluation
 from geocache.pipeline.executors import serial
 from geocache.pipeline.foundation import publish_whole
 from geocache.pipeline.measure import IMAGES, VALID
 from geocache.pipeline.plan import plan_units
-from geocache.pipeline.request import BuildRequest, Progress
+from geocache.pipeline.repair_means import (
+    Means,
+    check_datasets,
+    check_origins,
+    given_datasets,
+    is_target,
+)
+from geocache.pipeline.request import Progress
 from geocache.pipeline.restore_root import restore_root
 from geocache.pipeline.teacher import fitting_teacher, spec_of
+from geocache.pipeline.told_receipts import ToldReceipts, device_of
 from geocache.pipeline.work import Job, Outcome, provenance
 from geocache.targets import target_from_name
 
 __all__ = ["Means", "repair_cache"]
-
-
-@dataclass(frozen=True)
-class Means:
-    """What a repair may draw on.
-
-    root: how the cache was asked for, which a lost root document cannot say itself.
-    """
-
-    weights: str | None = None
-    datasets: tuple[ImageDataset, ...] = ()
-    root: BuildRequest | None = None
 
 
 def repair_cache(address: Address, damage: Sequence[Finding], means: Means, tell: Progress) -> None:
@@ -86,14 +80,14 @@ class _Repair:
         )
         size = cache.identity["data"]["image"]["size"]
         self.image = ImageSpec(None if size is None else tuple(size))
-        self.receipts = _Receipts(self.objects)
+        self.told = ToldReceipts(self.objects)
 
     def run(self) -> None:
-        training, evaluations = self._datasets()
-        self._check_origins()
-        targets = [path for path in self.damaged if _is_target(path)]
-        self._check_datasets(training, evaluations)
-        if any(self.receipts.derived_from(path) is None for path in targets):
+        training, evaluations = given = given_datasets(self.cache, self.means)
+        check_origins(self.cache, self.damaged, self.told)
+        targets = [path for path in self.damaged if is_target(path)]
+        check_datasets(self.cache, self.damaged, self.told, self.means, given)
+        if any(self.told.derived_from(path) is None for path in targets):
             fitting_teacher(self.cache, self.means.weights)
         self._rewrite(targets)
         stops = {path: self._cut(path) for path in self.damaged}
@@ -111,63 +105,6 @@ class _Repair:
         self._compute(stops, dataset, order)
         publish_whole(self._writer(""), Cache(self.cache.path))
 
-    def _datasets(self) -> tuple[ImageDataset | None, dict[str, ImageDataset]]:
-        """Return which of the given data sets is the cache's, and which its evaluation splits."""
-        training, evaluations = None, {}
-        paths = array_paths(key for key, _ in self.objects.walk())
-        splits = {path.split("/")[1] for path in paths if path.startswith("eval/")}
-        for dataset in self.means.datasets:
-            digest = data_digest(dataset.digests())
-            if digest == self.cache.identity["data"]["samples"]:
-                training = dataset
-            elif digest[:16] in splits:
-                evaluations[digest[:16]] = dataset
-            else:
-                raise DataError(
-                    f"data set {dataset.name}/{dataset.split} must hold the samples of cache "
-                    f"{self.cache.key[:12]}, got others. Give the one that it was built from."
-                )
-        return training, evaluations
-
-    def _check_origins(self) -> None:
-        """Refuse to compute what no teacher gives."""
-        imported = [path for path in self.damaged if self.receipts.imported(path)]
-        if imported or (
-            self.cache.identity["teacher"]["model"].startswith("imported:")
-            and any(
-                _is_target(path) and self.receipts.derived_from(path) is None
-                for path in self.damaged
-            )
-        ):
-            names = ", ".join(map(target_name, imported or filter(_is_target, self.damaged)))
-            raise CacheError(
-                f"imported targets must be imported again when they are damaged, got {names} "
-                f"(cache {self.cache.key[:12]}). Run `geocache rm` and `geocache import`."
-            )
-
-    def _check_datasets(
-        self, training: ImageDataset | None, evaluations: Mapping[str, ImageDataset]
-    ) -> None:
-        """Refuse when pixels, labels or rows are needed that no given data set has."""
-        lacking = []
-        for path in self.damaged:
-            if path.startswith("eval/"):
-                found = path.split("/")[1] in evaluations
-            elif _is_target(path):
-                held = {IMAGES, VALID} <= set(array_paths(k for k, _ in self.objects.walk()))
-                derived = self.receipts.derived_from(path) is not None
-                found = training is not None or held or derived
-            else:
-                found = training is not None
-            if not found:
-                lacking.append(path)
-        if lacking:
-            raise DataError(
-                f"the data set must be given to restore {', '.join(lacking)}, got "
-                f"{'another' if self.means.datasets else 'none'} (cache {self.cache.key[:12]}). "
-                "Add --dataset NAME:DIR, once for each split that is damaged."
-            )
-
     def _rewrite(self, targets: Iterable[str]) -> None:
         """Put the documents right that follow from other documents; drop those that do not."""
         for finding in self.damage:
@@ -176,9 +113,7 @@ class _Repair:
                 self.objects.put(key, group_metadata({}))
         for path in dict.fromkeys(f.array for f in self.damage if f.array is not None):
             declared, shown = f"meta/arrays/{path}/zarr.json", f"{path}/zarr.json"
-            right = right_layout(
-                path, self._get(declared), self._get(shown), self.receipts.sound(path)
-            )
+            right = right_layout(path, self._get(declared), self._get(shown), self.told.sound(path))
             for key in (declared, shown):
                 held = self._get(key)
                 if right is None:
@@ -213,7 +148,7 @@ class _Repair:
             if finding.array == path and finding.rows is not None and layout is not None:
                 groups.add(finding.rows[0] // layout.group_rows)
                 stop = max(stop, finding.rows[1])
-        for name in self.receipts.names(path):
+        for name in self.told.names(path):
             place = parse_name(name)
             if place is None or layout is None:
                 continue
@@ -245,17 +180,15 @@ class _Repair:
         cache = Cache(self.cache.path)
         by_way: dict[tuple[Any, ...], list[str]] = {}
         for path in self.damaged:
-            if path in (IMAGES, VALID) or _is_target(path):
-                own = self.receipts.provenance(path)
+            if path in (IMAGES, VALID) or is_target(path):
+                own = self.told.provenance(path)
                 # Pixels before targets, targets before what is derived from them.
-                rank = (
-                    0 if path in (IMAGES, VALID) else 2 if self.receipts.derived_from(path) else 1
-                )
-                way = (rank, stops[path], _device(own), own["batch_size"], own["threads"])
+                rank = 0 if path in (IMAGES, VALID) else 2 if self.told.derived_from(path) else 1
+                way = (rank, stops[path], device_of(own), own["batch_size"], own["threads"])
                 by_way.setdefault(way, []).append(path)
         for (_, stop, device, batch_size, n_threads), paths in sorted(by_way.items()):
             layouts = {path: cache.layouts[path] for path in paths}
-            sources = {target_name(path): self.receipts.derived_from(path) for path in paths}
+            sources = {target_name(path): self.told.derived_from(path) for path in paths}
             committed = {path: cache.receipts(layout) for path, layout in layouts.items()}
             job = Job(
                 cache_path=self.cache.path,
@@ -280,8 +213,8 @@ class _Repair:
                 torch.set_num_threads(threads)
 
     def _writer(self, path: str) -> CacheWriter:
-        own = self.receipts.provenance(path)
-        known = provenance(_device(own), own["batch_size"], own["threads"])
+        own = self.told.provenance(path)
+        known = provenance(device_of(own), own["batch_size"], own["threads"])
         return CacheWriter(self.cache.path, known)
 
     def _get(self, key: str) -> bytes | None:
@@ -289,65 +222,6 @@ class _Repair:
             return self.objects.get(key)
         except CacheError:
             return None
-
-
-class _Receipts:
-    """What the receipts of a cache said before any was removed, sound or not."""
-
-    def __init__(self, objects: Objects) -> None:
-        self._sound: dict[str, list[dict[str, Any]]] = {}
-        self._any: dict[str, list[dict[str, Any]]] = {}
-        self._names: dict[str, list[str]] = {}
-        for path in array_paths(key for key, _ in objects.walk()):
-            self._names[path] = objects.names(f"meta/receipts/{path}")
-            for name in self._names[path]:
-                try:
-                    data = objects.get(f"meta/receipts/{path}/{name}")
-                except CacheError:
-                    continue
-                receipt = parse_receipt(data)
-                if receipt is not None and receipt["array"] == path:
-                    self._sound.setdefault(path, []).append(receipt)
-                elif receipt is None:
-                    self._any.setdefault(path, []).append(_readable(data))
-
-    def names(self, path: str) -> list[str]:
-        return self._names.get(path, [])
-
-    def sound(self, path: str) -> list[dict[str, Any]]:
-        return self._sound.get(path, [])
-
-    def derived_from(self, path: str) -> tuple[str, ...] | None:
-        for receipt in (*self.sound(path), *self._any.get(path, [])):
-            if "derived_from" in receipt:
-                return tuple(map(str, receipt["derived_from"]))
-        return None
-
-    def imported(self, path: str) -> bool:
-        return any("imported" in r for r in (*self.sound(path), *self._any.get(path, [])))
-
-    def provenance(self, path: str) -> dict[str, Any]:
-        """Return how an array was computed, or else any of the others."""
-        for receipt in (*self.sound(path), *(r for found in self._sound.values() for r in found)):
-            return receipt
-        return {"device": "cpu", "batch_size": 64, "threads": torch.get_num_threads()}
-
-
-def _readable(data: bytes) -> dict[str, Any]:
-    """Return what can still be read of a damaged receipt."""
-    try:
-        document = json.loads(data)
-    except ValueError:
-        return {}
-    return document if isinstance(document, dict) else {}
-
-
-def _device(receipt: Mapping[str, Any]) -> str:
-    return "cuda" if receipt["device"] != "cpu" and torch.cuda.is_available() else "cpu"
-
-
-def _is_target(path: str) -> bool:
-    return path not in (*ROWS_ARRAYS, IMAGES, VALID) and not path.startswith("eval/")
 
 
 def _report(outcome: Outcome) -> None:

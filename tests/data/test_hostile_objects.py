@@ -79,7 +79,7 @@ def test_receipts_whose_notes_lie(tmp_path: Path, bad: Any) -> None:
 
 def test_a_million_rows_of_labels_are_counted() -> None:
     """The whole group's count has seven digits, and its receipt must count all the same."""
-    from geocache.data.cache import _RECEIPT
+    from geocache.data.receipts import _RECEIPT
 
     layout = ArrayLayout("labels", "int64", 2**20 + 1, (), (), 8, unit_rows=SMALL_UNIT_ROWS)
     names = [layout.receipt_key(group).rpartition("/")[2] for group in layout.groups()]

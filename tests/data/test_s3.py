@@ -16,7 +16,7 @@ from geocache.data.cache import Cache
 from geocache.data.catalog import find_cache, list_caches
 from geocache.data.layout import ArrayLayout
 from geocache.data.objects import open_objects
-from geocache.data.s3 import S3Objects
+from geocache.data.s3 import S3Objects, _mark
 from geocache.data.writer import CacheWriter, create_cache
 from geocache.errors import CacheError, ConfigError, GeocacheError, StorageError
 
@@ -324,6 +324,29 @@ def test_a_reader_meets_a_group_that_has_grown(bucket: str) -> None:
     assert cache.n_built("l/mst") == 100
     writer.commit(LAYOUT, whole, rows()[: whole.stop])
     assert np.array_equal(cache.read("l/mst", 0, 100), rows()[:100])
+
+
+def test_an_object_is_hashed_once_by_its_entity_tag(bucket: str) -> None:
+    """One that was exchanged since has another tag, and is held against its receipt again."""
+    create_cache(bucket, about())
+    writer = CacheWriter(bucket, {})
+    writer.declare(LAYOUT)
+    first, second, _ = LAYOUT.groups()
+    for group in (first, second):
+        writer.commit(LAYOUT, group, rows()[group.start : group.stop])
+    cache = Cache(bucket)
+    for _ in range(3):
+        assert np.array_equal(cache.read("l/mst", 0, first.stop), rows()[: first.stop])
+    assert cache.reader.n_hashed == 1
+    writer.objects.put(LAYOUT.object_key(first), writer.objects.get(LAYOUT.object_key(second)))
+    with pytest.raises(CacheError, match="not the one that its receipt describes"):
+        cache.read("l/mst", 0, first.stop)
+
+
+def test_weak_entity_tags_vouch_for_nothing() -> None:
+    assert _mark({"e_tag": '"abc"', "version": None, "size": 3}) == ('"abc"', None, 3)
+    for tag in (None, "", 'W/"abc"'):
+        assert _mark({"e_tag": tag, "version": None, "size": 3}) is None
 
 
 def test_two_writers_of_one_group(bucket: str) -> None:

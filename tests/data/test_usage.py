@@ -48,8 +48,8 @@ def test_hours_of_reading_are_noted(copy: Path) -> None:
     os.utime(copy / STAMP, (1e9, 1e9))
     cache.read("logits", 0, 1)
     assert (copy / STAMP).stat().st_mtime == 1e9
-    assert isinstance(cache.usage, Usage)
-    cache.usage.renewed_s -= 2 * HOUR
+    assert isinstance(cache.reader.usage, Usage)
+    cache.reader.usage.renewed_s -= 2 * HOUR
     cache.read("logits", 0, 1)
     assert time.time() - (copy / STAMP).stat().st_mtime < HOUR
 

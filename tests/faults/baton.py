@@ -11,6 +11,7 @@ import pytest
 from layers import Watched
 
 from geocache.data import locks
+from geocache.data.marks import Mark
 
 _WAIT_S = 60.0
 """A thread that takes longer for one step hangs, and the test says so."""
@@ -77,11 +78,11 @@ class Baton(Watched):
     def before(self, call: str, path: Path, data: bytes = b"") -> None:
         self.pause()
 
-    def read(self, path: Path) -> bytes:
+    def read_marked(self, path: Path) -> tuple[bytes, Mark | None]:
         # Python 3.11 lets no two threads into functools.cached_property, which reads these.
         if "meta/arrays" not in path.as_posix():
             self.pause()
-        return super().read(path)
+        return super().read_marked(path)
 
     def pause(self) -> None:
         """Give the turn back where an actor is running."""

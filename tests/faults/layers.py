@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from geocache.data.files import Files
+from geocache.data.marks import Mark
 
 CALLS = ("write", "sync", "rename", "link", "unlink", "mkdir", "sync_folder", "protect")
 """The calls that change a disk."""
@@ -89,9 +90,9 @@ class Failing(Watched):
     def __init__(self, point: int, number: int) -> None:
         self.left, self.number, self.struck = point, number, 0
 
-    def read(self, path: Path) -> bytes:
+    def read_marked(self, path: Path) -> tuple[bytes, Mark | None]:
         self.before("read", path)
-        return super().read(path)
+        return super().read_marked(path)
 
     def before(self, call: str, path: Path, data: bytes = b"") -> None:
         self.left -= 1
