@@ -13,7 +13,7 @@ import dataclasses
 import json
 import statistics
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from geocache.student_train import ArraySource, Batch, Loader, Recipe, load_reci
 from geocache.student_train.devices import ONE
 from geocache.student_train.epoch import one_epoch
 from geocache.student_train.examine import Examiner
-from geocache.student_train.optimise import Optimisation, batch_sizes
+from geocache.student_train.optimise import Optimisation
 from geocache.student_train.progress import Progress
 from geocache.student_train.recipe import target_names
 from geocache.student_train.setup import prepare, torch_settings
@@ -58,7 +58,7 @@ class FreshViews(Loader):
         made.answers = answers
         return made
 
-    def epoch(self, epoch: int, **options: Any) -> Iterator[Batch]:
+    def epoch(self, epoch: int, **options: Any) -> Generator[Batch, None, None]:
         """Yield the epoch's batches with the teacher's answers, or those of other pixels."""
         batches = super().epoch(epoch, **options)
         if isinstance(self.answers, TeacherInLoop):
@@ -89,14 +89,14 @@ def train_fresh(recipe: Recipe, cache: Cache, views: ViewSet, log: Path, *, stal
         answers = setup.loader if stale else TeacherInLoop(network, target_names(recipe))
         loader = FreshViews.of(cache, setup.loader, views, answers)
         setup = dataclasses.replace(setup, loader=loader)
-        sizes = batch_sizes(len(loader.rows), table.batch_size)
+        sizes = loader.batch_sizes(drop_single=True)
         optimisation = Optimisation(table, setup.student, setup.adapters, sizes=sizes, ranks=ONE)
         weights = calibrate(setup.terms, setup.student, loader, table=table).weights
         examiner = Examiner(setup)
         for epoch in range(table.epochs):
             record = one_epoch(
                 table, setup, optimisation, weights,
-                epoch=epoch, progress=Progress(), n_batches=len(sizes),
+                epoch=epoch, progress=Progress(),
             )  # fmt: skip
             record |= examiner.figures(weights, None)
             file.write(json.dumps(record) + "\n")

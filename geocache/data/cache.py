@@ -118,7 +118,7 @@ class Cache:
         return tuple(
             target_name(path)
             for path, layout in self.layouts.items()
-            if "kind" in layout.attributes["geocache"] and self._front(layout, 1)
+            if "kind" in layout.attributes["geocache"] and self._receipts.front(layout, 1)
         )
 
     def n_built(self, name: str, n_views: int | None = None) -> int:

@@ -159,8 +159,11 @@ def _count(
     tally.step += 1
     tally.sums += share * torch.stack([value.detach().double() for value in values])
     if batch.labels.ndim == 1:  # own labels are measured on other rows alone
-        tally.n_labelled += (batch.labels >= 0).sum()
-        tally.n_correct += (logits.argmax(dim=1) == batch.labels).sum()
+        labels, partners = batch.labels, batch.partners
+        if partners is not None:  # the label of the larger part
+            labels = torch.where(partners.own_weights < 0.5, partners.labels, labels)
+        tally.n_labelled += (labels >= 0).sum()
+        tally.n_correct += (logits.argmax(dim=1) == labels).sum()
     tally.n_rows += len(batch.rows)
 
 

@@ -8,13 +8,20 @@ from dataclasses import asdict
 import numpy as np
 from numpy.typing import NDArray
 
-from geocache.data.views import ViewSet
+from geocache.data.views import CELL_ROWS, ViewSet
 from geocache.errors import ConfigError, MissingTargetError, nearest
 from geocache.student_train.placement import MODES
 from geocache.student_train.source import Source
 from geocache.targets import serving_name
 
-__all__ = ["check_built", "check_options", "check_views", "find_target", "usable_rows"]
+__all__ = [
+    "check_built",
+    "check_cells",
+    "check_options",
+    "check_views",
+    "find_target",
+    "usable_rows",
+]
 
 
 def usable_rows(source: Source, limit: int | None = None) -> NDArray[np.int64]:
@@ -47,6 +54,20 @@ def check_built(cache: Source, name: str, n_read: int, n_views: int) -> None:
             f"cache must hold '{name}' for all rows that are used, {n_read}{of_views}, got "
             f"{n_built} ({cache.key[:12]}). Let `geocache build` finish, or use the first "
             f"{n_built} rows (data.limit = {n_built}, rows=range({n_built}))."
+        )
+
+
+def check_cells(rows: NDArray[np.int64], usable: NDArray[np.int64], views: ViewSet) -> None:
+    """Raise ConfigError where views mix rows with others that are usable but not among `rows`."""
+    if views.mixing is None:
+        return
+    of_cells = usable[np.isin(usable // CELL_ROWS, rows // CELL_ROWS)]
+    if len(of_cells) > len(rows):
+        stranger = int(np.setdiff1d(of_cells, rows)[0])
+        raise ConfigError(
+            f"rows must be whole cells of {CELL_ROWS} rows with views by '{views.policy.name}', "
+            f"which mix rows of a cell, got some of the cell of row {stranger} without that row. "
+            f"Take multiples of {CELL_ROWS} rows from the front (limit), or all."
         )
 
 

@@ -47,14 +47,17 @@ def epoch_order(rows: Rows, *, seed: int, epoch: int) -> Rows:
     return ranked(np.sort(rows), seed, epoch)
 
 
-def hold_out(rows: Rows, *, fraction: float, seed: int) -> tuple[Rows, Rows]:
+def hold_out(rows: Rows, *, fraction: float, seed: int, cell: int = 1) -> tuple[Rows, Rows]:
     """Split rows into (training, validation), each sorted; validation gets round(fraction n) rows.
 
-    A function of (rows, fraction, seed); a larger fraction holds out the same rows and more.
+    With `cell` it gets whole cells of so many consecutive row numbers, round(fraction cells) of
+    them. A function of (rows, fraction, seed, cell); a larger fraction holds out the same rows and
+    more.
     """
-    order = ranked(np.sort(rows), seed, _HOLD_OUT)
-    n_held = round(fraction * len(rows))
-    return np.sort(order[n_held:]), np.sort(order[:n_held])
+    cells = np.unique(rows // cell)
+    order = ranked(cells, seed, _HOLD_OUT)
+    held = np.isin(rows // cell, order[: round(fraction * len(cells))])
+    return np.sort(rows[~held]), np.sort(rows[held])
 
 
 def batch_bounds(n_rows: int, batch_size: int) -> Iterator[slice]:

@@ -107,7 +107,11 @@ class OwnLoader(Loader):
 
     def _decoded(self, stored: Stored, view: int | None) -> Batch:
         batch = super()._decoded(stored, view)
-        return dataclasses.replace(batch, labels=self._own.index_select(0, batch.rows))
+        labels, partners = self._own.index_select(0, batch.rows), batch.partners
+        if partners is not None:
+            weights = partners.own_weights[:, None]
+            labels = torch.lerp(self._own.index_select(0, partners.rows), labels, weights)
+        return dataclasses.replace(batch, labels=labels, partners=None)
 
 
 def own_figures(kind: Kind, outputs: Tensor, labels: Tensor) -> Mapping[str, float]:

@@ -50,7 +50,8 @@ def place(
     whole = n_read * (image_bytes + views.count * (target_bytes + own_bytes))
     block_rows = source.group_rows("images")
     window_rows = max(buffer_rows or _WINDOW_BLOCKS * block_rows, block_rows)
-    in_use = 2 * min(window_rows, n_read) * (image_bytes + target_bytes + own_bytes)
+    shown = image_bytes * (1 if views.mixing is None else 2)
+    in_use = 2 * min(window_rows, n_read) * (shown + target_bytes + own_bytes)
     room = f"{in_units(budget.resident)} of {budget.limit}"
     if mode == "resident" or (mode == "auto" and whole <= budget.resident):
         asked = "as asked" if mode == "resident" else f"fit {room}"

@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from geocache.data.datasets import dataset_names
+from geocache.data.views import CELL_ROWS
 from geocache.errors import ConfigError, GeocacheError, UnknownNameError, nearest
 from geocache.models import model_names
 from geocache.student_train.losses import loss_options
@@ -262,7 +263,33 @@ def _check_terms(recipe: Recipe) -> None:
                 f"got '{teacher}'.{nearest(teacher, names)}"
             )
     _check_labels(recipe)
+    _check_mixing(recipe)
     required_targets(recipe)
+
+
+def _check_mixing(recipe: Recipe) -> None:
+    """Refuse what cannot go with views that mix two images."""
+    data, policy = recipe.data, recipe.data.views.policy
+    if recipe.data.views.build().mixing is None:
+        return
+    for term in recipe.loss:
+        loss = term.build()
+        if loss.reads_labels == "class" and not loss.reads_both_labels:
+            raise ConfigError(
+                f"loss '{term.name}' must have one class an image, got views by '{policy}', which "
+                "mix two. Leave the loss out, or take views that show one image."
+            )
+    if data.fraction is not None:
+        raise ConfigError(
+            f"data.fraction must not stand beside views by '{policy}', got {data.fraction}: images "
+            "outside the fraction would be mixed in. Build a data set of that fraction."
+        )
+    if data.limit is not None and data.limit % CELL_ROWS:
+        raise ConfigError(
+            f"data.limit must be a multiple of {CELL_ROWS} beside views by '{policy}', which mix "
+            f"rows of such cells, got {data.limit}. "
+            f"Take {-(-data.limit // CELL_ROWS) * CELL_ROWS}."
+        )
 
 
 def _check_labels(recipe: Recipe) -> None:

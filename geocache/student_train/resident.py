@@ -6,6 +6,7 @@ GPU. A batch is one gathering of rows an array. Processes of one machine may sha
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Generator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -16,6 +17,7 @@ from jaxtyping import Int64
 from numpy.typing import NDArray
 from torch import Tensor
 
+from geocache.data.views import MixPolicy
 from geocache.student_train.batch import Stored
 from geocache.student_train.order import Rows, epoch_order
 from geocache.student_train.shared import Peers, shared_array
@@ -33,6 +35,7 @@ class Resident:
     """The first `n_read` rows of a source on a device; `held` maps targets to what serves them.
 
     peers: processes that hold one copy of images and targets in RAM together with this one.
+    mixing: the views' policy where rows are mixed with partners, which then come along.
     """
 
     def __init__(
@@ -45,9 +48,10 @@ class Resident:
         fresh: bool,
         device: torch.device,
         peers: Peers | None = None,
+        mixing: MixPolicy | None = None,
     ) -> None:
         self._source, self._n_read, self._fresh, self._device = source, n_read, fresh, device
-        self._peers = peers
+        self._peers, self._mixing = peers, mixing
         # NCHW once, here: the step then gathers and normalises contiguous memory.
         self._images = self._all("images", turned=True)
         self._stored = {
@@ -67,14 +71,17 @@ class Resident:
     ) -> Stored:
         """Return these rows in a view; None stands for images without view and targets."""
         index: Int64[Tensor, " batch"] = torch.from_numpy(rows).to(self._device, non_blocking=True)
-        wanted = view is not None and parameters
-        return Stored(
-            images=_gather(self._images, index),
-            labels=_gather(self._labels, index),
-            rows=index,
-            parameters=_gather(self._view(view or 0), index) if wanted else None,
-            targets={name: _gather(self._stored[name][view or 0], index) for name in names},
-        )
+        drawn, partners = None, None
+        if view is not None and parameters:
+            drawn = _gather(self._view(view), index)
+            if self._mixing is not None:
+                partners = self._plain(self._mixing.partners(index, drawn))
+        targets = {name: _gather(self._stored[name][view or 0], index) for name in names}
+        own = self._plain(index)
+        return dataclasses.replace(own, parameters=drawn, targets=targets, partners=partners)
+
+    def _plain(self, index: Int64[Tensor, " batch"]) -> Stored:
+        return Stored(_gather(self._images, index), _gather(self._labels, index), index)
 
     def batches(
         self,

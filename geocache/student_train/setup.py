@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from geocache.data.views import CELL_ROWS
 from geocache.errors import ConfigError, MissingTargetError, ShapeError
 from geocache.models import build_model, load_weights
 from geocache.student_train.devices import ONE, Ranks
@@ -220,7 +221,9 @@ def _split(recipe: Recipe, whole: Loader) -> tuple[Loader, Loader | None]:
     if recipe.train.select == "test":
         return whole, None
     fraction = recipe.train.validation
-    rows, held = hold_out(whole.rows, fraction=fraction, seed=recipe.train.seed)
+    # Nobody trains on a mixture with an image that is held out.
+    cell = 1 if whole.views.mixing is None else CELL_ROWS
+    rows, held = hold_out(whole.rows, fraction=fraction, seed=recipe.train.seed, cell=cell)
     if len(rows) == 0 or len(held) == 0:
         raise ConfigError(
             f"train.validation must leave rows to train and to validate on, got {fraction} of "

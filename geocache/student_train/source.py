@@ -19,9 +19,10 @@ from torch import Tensor
 
 from geocache.data.dataset import ImageDataset
 from geocache.data.datasets import open_dataset
+from geocache.data.identity import row_order
 from geocache.data.images import ImageSpec, read_rows
 from geocache.data.layout import UNIT_ROWS
-from geocache.data.views import ViewSet
+from geocache.data.views import ViewSet, cell_bounds
 from geocache.errors import DataError, MissingTargetError
 from geocache.student_train.recipe import IMAGENET_MEAN, IMAGENET_STD, Recipe
 
@@ -93,6 +94,8 @@ class ArraySource:
     valid: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=np.bool_))
     key: str = "arrays"
     sample_id: NDArray[np.uint8] | None = None
+    dataset_index: NDArray[np.int64] | None = None
+    """Position of each row in the data set, by default its number."""
 
     def __post_init__(self) -> None:
         if len(self.valid) == 0:
@@ -119,8 +122,19 @@ class ArraySource:
 
     def view_parameters(self, view: int, stop: int, start: int = 0) -> NDArray[Any]:
         """Draw the parameters of any view: without a teacher nothing limits their number."""
-        height, width, channels = self.images.shape[1:]
-        return self.views.parameters(self._digests[start:stop], view, (height, width, channels))
+        low, high = start, min(stop, self.n_rows)
+        if self.views.mixing is not None:
+            low, high = cell_bounds(start, high, self.n_rows)
+        drawn = self.views.parameters(self._digests[low:high], view, self.images.shape[1:])
+        return self._with_readable(drawn, low)[start - low : stop - low]
+
+    def _with_readable(self, drawn: NDArray[Any], low: int) -> NDArray[Any]:
+        """Mix nothing with images that could not be read."""
+        mixing = self.views.mixing
+        if mixing is None or bool(self.valid.all()):
+            return drawn
+        partners = low + np.arange(len(drawn)) + mixing.offsets(drawn)
+        return mixing.alone(drawn, ~self.valid[partners])
 
     @cached_property
     def _digests(self) -> NDArray[np.uint8]:
@@ -187,25 +201,31 @@ def eval_arrays(
 def dataset_source(recipe: Recipe, *, threads: int = 2) -> ArraySource:
     """Read the recipe's data set itself, for training without a teacher.
 
-    Rows stand in the data set's own order; unreadable images are rows that are not valid. Raises
-    DataError as `open_dataset` and `read_rows` do.
+    Rows stand in the data set's own order; for views that mix rows with others beside them in that
+    of a cache, since data sets come sorted by class. Unreadable images are rows that are not valid.
+    Raises DataError as `open_dataset` and `read_rows` do.
     """
     dataset = _open(recipe, recipe.data.split)
     images, bad = read_images(dataset, ImageSpec(size=recipe.data.image_size()), threads)
     valid = np.ones(len(images), dtype=np.bool_)
     valid[list(bad)] = False
+    views, order = recipe.data.views.build(), np.arange(len(images))
+    if views.mixing is not None:
+        views.mixing.check(images.shape[1:])
+        order = row_order(dataset.digests(), dataset.labels)
     evaluation = eval_arrays(recipe, threads=threads)
     mean, std = recipe.normalisation()
     return ArraySource(
-        images=images,
-        labels=dataset.labels,
+        images=images if views.mixing is None else images[order],
+        labels=dataset.labels[order],
         classes=dataset.classes,
-        views=recipe.data.views.build(),
+        views=views,
         mean=mean,
         std=std,
         eval_images=None if evaluation is None else evaluation[0],
         eval_labels=None if evaluation is None else evaluation[1],
-        valid=valid,
+        valid=valid[order],
         key=f"dataset:{recipe.data.dataset}",
         sample_id=None if recipe.data.fraction is None else dataset.digests(),
+        dataset_index=order,
     )

@@ -20,11 +20,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from geocache.data.views import ViewSet
+from geocache.data.views import ViewSet, views_of
 from geocache.errors import ConfigError
-from geocache.student_train.batch import Batch, Stored
+from geocache.student_train.batch import Batch, Partners, Stored
 from geocache.student_train.loadable import (
     check_built,
+    check_cells,
     check_options,
     check_views,
     find_target,
@@ -68,7 +69,8 @@ class Loader:
 
     Raises MissingTargetError for a target that the cache lacks or does not hold for all those
     rows and views, ConfigError for a bad batch size or option, for no rows at all, for views of
-    another policy than the cache's, for targets of fresh views, and for a buffer beyond `memory`.
+    another policy than the cache's, for targets of fresh views, for a buffer beyond `memory`, and
+    for rows whose partners in views that mix two images are not among them.
     Memory: resident, the stored bytes of the images, and of the targets in every view, up to the
     last row used; streaming, those of two windows.
     """
@@ -105,6 +107,7 @@ class Loader:
             raise ConfigError(
                 f"rows must name valid rows of the cache, got none of {cache.n_rows}."
             )
+        check_cells(wanted, usable, self.views)
         self.rows: NDArray[np.int64] = wanted
         self.batch_size, self.seed = batch_size, seed
         self.rank, self.world_size = rank, world_size
@@ -127,11 +130,12 @@ class Loader:
             self._held: Resident | Streamed = Resident(
                 cache, names, n_read,
                 n_views=self.views.count, fresh=fresh_views, device=self.device, peers=budget.peers,
+                mixing=self.views.mixing,
             )  # fmt: skip
         else:
             self._held = Streamed(
                 cache, names, block_rows=placement.block_rows, window_rows=placement.window_rows,
-                n_threads=workers, device=self.device,
+                n_threads=workers, device=self.device, mixing=self.views.mixing,
             )  # fmt: skip
         self._window_rows = placement.window_rows
         self._epoch, self._batch = 0, 0
@@ -165,6 +169,7 @@ class Loader:
         """Return a loader of some of these rows, or without targets, that shares this memory."""
         part = copy.copy(self)
         part.rows = np.intersect1d(self.rows, rows)
+        check_cells(part.rows, self.rows, self.views)
         part._epoch, part._batch, part._resume = 0, 0, None
         if not targets:
             part.targets = ()
@@ -287,14 +292,22 @@ class Loader:
 
     def _decoded(self, stored: Stored, view: int | None) -> Batch:
         """Make views, normalise and decode; a view of None takes whole images."""
-        pixels, policy = stored.images, self.views.policy
+        pixels, policy, other = stored.images, self.views.policy, stored.partners
         if view is None:
             pixels = policy.whole(pixels.contiguous())
         elif stored.parameters is not None:
-            pixels = policy.apply(pixels.contiguous(), stored.parameters)
+            partners = None if other is None else other.images.contiguous()
+            pixels = views_of(policy, pixels.contiguous(), stored.parameters, partners)
         return Batch(
             images=self._normalise(pixels),
             labels=stored.labels,
             targets={n: self._decoders[n].decode(v) for n, v in stored.targets.items()},
             rows=stored.rows,
+            partners=self._partners(stored),
         )
+
+    def _partners(self, stored: Stored) -> Partners | None:
+        mixing, other = self.views.mixing, stored.partners
+        if mixing is None or other is None or stored.parameters is None:
+            return None
+        return Partners(other.rows, other.labels, mixing.weights(stored.parameters))

@@ -6,6 +6,7 @@ order wants them, so that a batch is a slice of the window: the step gathers not
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from geocache.data.views import MixPolicy, cell_bounds
 from geocache.student_train.batch import Stored
 from geocache.student_train.order import Rows
 from geocache.student_train.source import Source
@@ -26,6 +28,7 @@ from geocache.student_train.windows import Share, Window, WindowOrder
 __all__ = ["Streamed"]
 
 _IMAGES, _PARAMETERS, _ROWS = "images", "view parameters", "row numbers"
+_PAIRS, _PARTNERS = "images and those of partners", "images of partners"
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -48,7 +51,8 @@ class Streamed:
     """Rows of a source, read when they are due; `held` maps targets to what serves them.
 
     Memory: the rows of two windows, and the row groups that `n_threads` decode at once. With 0
-    threads a window is read when it is due, and nothing ahead.
+    threads a window is read when it is due, and nothing ahead. mixing: the views' policy where rows
+    are mixed with partners, whose images then come along: they stand in the same block.
     """
 
     def __init__(
@@ -60,7 +64,9 @@ class Streamed:
         window_rows: int,
         n_threads: int,
         device: torch.device,
+        mixing: MixPolicy | None = None,
     ) -> None:
+        self._mixing = mixing
         self._source, self._held, self._device = source, dict(held), device
         self._block_rows, self._window_rows = block_rows, window_rows
         self._n_threads = n_threads
@@ -163,18 +169,31 @@ class Streamed:
     def _fill(self, filling: _Filling, array: str, slots: NDArray[np.int64], view: int) -> None:
         """Read one block of an array, and put the rows of `slots` in their places."""
         slots = slots[np.argsort(filling.rows[slots])]
-        rows = filling.rows[slots]
+        for name, read, at in self._read(array, filling.rows[slots], view):
+            with filling.lock:
+                if name not in filling.arrays:
+                    shape = (len(filling.rows), *read.shape[1:])
+                    filling.arrays[name] = self._empty(shape, read.dtype)
+            # Mostly all rows of a block are used: then they go to their places in one pass.
+            filling.arrays[name][slots] = read if at is None else read[at]
+
+    def _read(
+        self, array: str, rows: Rows, view: int
+    ) -> Iterator[tuple[str, NDArray[Any], Rows | None]]:
+        """Yield what to keep of a block: a name, what was read, and which of it (None: all)."""
         start, stop = int(rows[0]), int(rows[-1]) + 1
+        if array == _PAIRS and self._mixing is not None:
+            low, high = cell_bounds(start, stop, self._source.n_rows)
+            read = self._source.read(_IMAGES, low, high)
+            drawn = self._source.view_parameters(view, stop, start)[rows - start]
+            yield _IMAGES, read, rows - low
+            yield _PARTNERS, read, rows + self._mixing.offsets(drawn) - low
+            return
         if array == _PARAMETERS:
             read = self._source.view_parameters(view, stop, start)
         else:
             read = self._source.read(self._held.get(array, array), start, stop, view)
-        with filling.lock:
-            if array not in filling.arrays:
-                shape = (len(filling.rows), *read.shape[1:])
-                filling.arrays[array] = self._empty(shape, read.dtype)
-        # Mostly all rows of a block are used: then they go to their places in one pass.
-        filling.arrays[array][slots] = read if len(rows) == len(read) else read[rows - start]
+        yield array, read, None if len(rows) == len(read) else rows - start
 
     def _empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
         if self._device.type != "cuda":
@@ -208,7 +227,9 @@ class Streamed:
     def _arrays(
         self, view: int | None, names: Sequence[str], *, parameters: bool
     ) -> tuple[str, ...]:
-        return (_IMAGES, *names, *([_PARAMETERS] if parameters and view is not None else []))
+        drawn = parameters and view is not None
+        images = _PAIRS if drawn and self._mixing is not None else _IMAGES
+        return (images, *names, *([_PARAMETERS] if drawn else []))
 
     def _moved(self, arrays: Arrays, names: Sequence[str]) -> Stored:
         """Return rows of a window as tensors of their own, begun to be copied to the device."""
@@ -219,13 +240,19 @@ class Streamed:
             # A copy: a batch that somebody keeps must not keep its whole window.
             return torch.from_numpy(array.copy())
 
-        images = torch.from_numpy(arrays[_IMAGES]).to(self._device, non_blocking=True)
-        return Stored(
-            images=images.permute(0, 3, 1, 2),
-            labels=tensor(self._labels[arrays[_ROWS]]),
-            rows=tensor(arrays[_ROWS]),
+        def plain(name: str, rows: Rows) -> Stored:
+            images = torch.from_numpy(arrays[name]).to(self._device, non_blocking=True)
+            return Stored(images.permute(0, 3, 1, 2), tensor(self._labels[rows]), tensor(rows))
+
+        partners = None
+        if _PARTNERS in arrays and self._mixing is not None:
+            rows = arrays[_ROWS] + self._mixing.offsets(arrays[_PARAMETERS])
+            partners = plain(_PARTNERS, rows)
+        return dataclasses.replace(
+            plain(_IMAGES, arrays[_ROWS]),
             parameters=tensor(arrays[_PARAMETERS]) if _PARAMETERS in arrays else None,
             targets={name: tensor(arrays[name]) for name in names},
+            partners=partners,
         )
 
 

@@ -26,12 +26,15 @@ class Loss(ABC):
     otherwise the logits). `row_by_row` says whether its value is the mean of the values of single
     rows; a loss that compares the rows of a batch with each other changes with the batch.
     `reads_labels` says which labels it reads: the data set's classes, own labels from 0 to 1
-    ("binary") or of any size ("values"), or none.
+    ("binary") or of any size ("values"), or none. A loss that reads classes goes with views that
+    mix two images only where it `reads_both_labels`: then `target` also holds `partner_labels` and
+    `own_weights` (batch,). Own labels are mixed before a loss sees them.
     """
 
     needs_layer: ClassVar[bool] = False
     row_by_row: ClassVar[bool] = True
     reads_labels: ClassVar[OwnOrClass] = None
+    reads_both_labels: ClassVar[bool] = False
 
     def targets(self, layer: str | None = None) -> tuple[str, ...]:
         """Name the cached targets that the loss compares with.

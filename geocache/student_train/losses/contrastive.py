@@ -27,10 +27,11 @@ class Contrastive(Loss):
     """Hadsell et al. 2006: `L = mean_{i<j} y d^2 + (1 - y) max(0, m - d)^2`, y = same class.
 
     d = sqrt(max(|a-b|^2, 0) + 1e-6). It needs labels and no teacher; InfoFlow's Table 1 adds it to
-    the other terms. Unlabelled rows are left out. O(B^2 d).
+    the other terms. Unlabelled rows are left out. Not for views that mix two images, whose rows
+    have two classes. O(B^2 d).
 
-    Arguments: `margin` > 0; `features`, "flattened" or "pooled". Raises ConfigError for others,
-    ShapeError for a batch of one row.
+    Arguments: `margin` > 0; `features`, "flattened" or "pooled". Raises ConfigError for others and
+    for mixed rows, ShapeError for a batch of one row.
     """
 
     margin: float = 1.0
@@ -48,6 +49,11 @@ class Contrastive(Loss):
         self, *, student: Float[Tensor, batch * map], target: Mapping[str, Tensor]
     ) -> Float[Tensor, ""]:
         """Return L of the student's features; the target holds `labels` (batch,)."""
+        if "partner_labels" in target:
+            raise ConfigError(
+                "contrastive must have one class a row, got rows that are mixed with partners. "
+                "Take views that show one image."
+            )
         labels = target["labels"]
         distance = batch_distances(feature_rows(student, self.features))
         n = len(distance)
