@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -43,8 +45,8 @@ def look_up(
     first: int,
     last: int,
     images: NDArray[np.uint8],
-    table: NDArray[np.float32],
-    out: NDArray[np.float32],
+    table: NDArray[Any],
+    out: NDArray[Any],
 ) -> None:
     """Write what the table of its channel, (3, 256), has for each byte of (n, 3, h, w)."""
     channels, height, width = images.shape[1:]
@@ -60,8 +62,8 @@ def look_up_turned(
     first: int,
     last: int,
     images: NDArray[np.uint8],
-    table: NDArray[np.float32],
-    out: NDArray[np.float32],
+    table: NDArray[Any],
+    out: NDArray[Any],
 ) -> None:
     """Do the same for bytes of (n, h, w, 3), into (n, 3, h, w)."""
     height, width, channels = images.shape[1:]

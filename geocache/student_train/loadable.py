@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,9 @@ __all__ = [
     "check_built",
     "check_cells",
     "check_options",
+    "check_order",
     "check_views",
+    "chosen_rows",
     "find_target",
     "usable_rows",
 ]
@@ -28,6 +31,21 @@ def usable_rows(source: Source, limit: int | None = None) -> NDArray[np.int64]:
     """Return the valid rows among the first `limit` (by default all)."""
     rows = np.flatnonzero(source.valid[: source.n_rows]).astype(np.int64)
     return rows if limit is None else rows[rows < limit]
+
+
+def chosen_rows(
+    source: Source, rows: Sequence[int] | NDArray[np.int64] | None, views: ViewSet
+) -> NDArray[np.int64]:
+    """Return the valid rows among `rows`, None standing for all.
+
+    Raises ConfigError where there is none, and where views mix them with rows left out.
+    """
+    usable = usable_rows(source)
+    wanted = usable if rows is None else np.intersect1d(usable, np.asarray(rows, np.int64))
+    if len(wanted) == 0:
+        raise ConfigError(f"rows must name valid rows of the cache, got none of {source.n_rows}.")
+    check_cells(wanted, usable, views)
+    return wanted
 
 
 def find_target(cache: Source, name: str) -> str:
@@ -85,6 +103,16 @@ def check_views(views: ViewSet, cache: Source, targets: Sequence[str], *, fresh:
             f"fresh views must go without targets, which answer other pixels, got "
             f"{', '.join(targets)}. Leave fresh_views out."
         )
+
+
+def check_order(order: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+    """Raise ConfigError where the order of a state's epochs is another."""
+    for name, value in order.items():
+        if state[name] != value:
+            raise ConfigError(
+                f"loader's {name} must be that of its state to go on mid-epoch, got {value} "
+                f"for {state[name]}. Make the loader alike, or begin the epoch again."
+            )
 
 
 def check_options(

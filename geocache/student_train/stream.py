@@ -21,18 +21,18 @@ import torch
 from numpy.typing import NDArray
 
 from geocache.data.views import ViewSet, views_of
-from geocache.errors import ConfigError
 from geocache.student_train.batch import Batch, Partners, Stored
 from geocache.student_train.loadable import (
     check_built,
     check_cells,
     check_options,
+    check_order,
     check_views,
+    chosen_rows,
     find_target,
-    usable_rows,
 )
 from geocache.student_train.memory import loader_budget
-from geocache.student_train.normalise import Normalisation
+from geocache.student_train.normalise import Normalisation, channels_first
 from geocache.student_train.placement import place
 from geocache.student_train.resident import Resident
 from geocache.student_train.shared import Peers
@@ -101,20 +101,13 @@ class Loader:
         check_views(self.views, cache, targets, fresh=fresh_views)
         check_options(batch_size, mode, buffer_rows, workers, rank, world_size)
         self._view_offset, self._fresh = view_offset, fresh_views
-        usable = usable_rows(cache)
-        wanted = usable if rows is None else np.intersect1d(usable, np.asarray(rows, np.int64))
-        if len(wanted) == 0:
-            raise ConfigError(
-                f"rows must name valid rows of the cache, got none of {cache.n_rows}."
-            )
-        check_cells(wanted, usable, self.views)
-        self.rows: NDArray[np.int64] = wanted
+        self.rows: NDArray[np.int64] = chosen_rows(cache, rows, self.views)
         self.batch_size, self.seed = batch_size, seed
         self.rank, self.world_size = rank, world_size
         self.device = torch.device(device)
         self.targets = tuple(dict.fromkeys(targets))
         # Without rows all must be built: half a cache would train worse and say nothing.
-        n_read = cache.n_rows if rows is None else int(wanted[-1]) + 1
+        n_read = cache.n_rows if rows is None else int(self.rows[-1]) + 1
         names = {name: find_target(cache, name) for name in self.targets}
         for name in ("images", *names.values()):
             check_built(cache, name, n_read, self.views.count)
@@ -248,12 +241,7 @@ class Loader:
         Raises ConfigError where this loader's order is another: other rows, seed, batch size, mode
         or buffer.
         """
-        for name, value in self._order().items():
-            if state[name] != value:
-                raise ConfigError(
-                    f"loader's {name} must be that of its state to go on mid-epoch, got {value} "
-                    f"for {state[name]}. Make the loader alike, or begin the epoch again."
-                )
+        check_order(self._order(), state)
         self._resume = (int(state["epoch"]), int(state["batch"]))
         self._epoch, self._batch = self._resume
 
@@ -294,10 +282,10 @@ class Loader:
         """Make views, normalise and decode; a view of None takes whole images."""
         pixels, policy, other = stored.images, self.views.policy, stored.partners
         if view is None:
-            pixels = policy.whole(pixels.contiguous())
+            pixels = policy.whole(channels_first(pixels))
         elif stored.parameters is not None:
-            partners = None if other is None else other.images.contiguous()
-            pixels = views_of(policy, pixels.contiguous(), stored.parameters, partners)
+            partners = None if other is None else channels_first(other.images)
+            pixels = views_of(policy, channels_first(pixels), stored.parameters, partners)
         return Batch(
             images=self._normalise(pixels),
             labels=stored.labels,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from geocache.student_train.normalise import Normalisation
+from geocache.student_train.normalise import Normalisation, channels_first
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # One pixel, odd sizes, a batch of training, and one that is shared among threads.
@@ -29,6 +29,7 @@ def test_the_bits_are_torchs(shape: tuple[int, int, int], layout: str) -> None:
     expected = torch.addcmul(by.shift, first.to(torch.float32), by.scale)
     found = by(images)
     assert torch.equal(found.view(torch.int32), expected.view(torch.int32))
+    assert torch.equal(channels_first(images), first) and channels_first(images).is_contiguous()
     assert found.is_contiguous() and found.untyped_storage().nbytes() == 4 * first.numel()
 
 
