@@ -7,6 +7,7 @@ from geocache.geometry.affinity import (
     affinity_contrasts,
 )
 from geocache.geometry.channels import (
+    attention_distance,
     attention_map,
     channel_gram,
     gram_distance,
@@ -27,6 +28,7 @@ __all__ = [
     "affinity_contrast_from_distances",
     "affinity_contrast_from_mask",
     "affinity_contrasts",
+    "attention_distance",
     "attention_map",
     "channel_gram",
     "check_finite",

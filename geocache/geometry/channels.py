@@ -12,10 +12,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from geocache.geometry._channel_kernels import attention_and_slope
+from geocache.geometry._compile import over_images
 from geocache.geometry.features import flatten_grid
 from geocache.geometry.normalise import norm_backward, unit_and_norm, unit_length
 
-__all__ = ["attention_map", "channel_gram", "gram_distance", "normalised_channels"]
+__all__ = [
+    "attention_distance",
+    "attention_map",
+    "channel_gram",
+    "gram_distance",
+    "normalised_channels",
+]
 
 # Sums of squares between these lose no term that matters and overflow in no later sum.
 _SMALLEST, _LARGEST = 1e-24, 1e24
@@ -65,6 +73,41 @@ class _SquaresOverChannels(torch.autograd.Function):
             return x * twice
         scale: Tensor = ctx.saved_tensors[1]
         return x * scale * twice * scale
+
+
+def attention_distance(
+    features: Float[Tensor, "batch channels *grid"], theirs: Float[Tensor, "batch n"], p: int = 2
+) -> Float[Tensor, " batch"]:
+    """Compute |A / |A| - T / |T||^2 for each image, A = `attention_map(features)`, T = `theirs`.
+
+    Differentiable in the features: with A = sum_c f_c^2 the gradient is f_c times one map, formed
+    on the way. O(batch C N) time, one array of O(batch N) beside the features.
+    """
+    x = flatten_grid(features)
+    if p == 2 and x.device.type == "cpu" and x.is_contiguous() and x.numel():
+        squares: Tensor = _AttentionDistance.apply(x, theirs.detach().to(x.dtype).contiguous())
+        if not bool(squares.isnan().any()):
+            return squares
+    ours = unit_length(attention_map(x, p))
+    return (ours - unit_length(theirs.to(ours.dtype))).square().sum(dim=1)
+
+
+class _AttentionDistance(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, theirs: Tensor) -> Tensor:
+        squares, slope = x.new_empty(len(x)), torch.empty_like(theirs)
+        over_images(
+            attention_and_slope, len(x), x.detach().numpy(), theirs.numpy(), squares.numpy(),
+            slope.numpy(),
+        )  # fmt: skip
+        ctx.save_for_backward(x, slope)
+        return squares
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None]:
+        x, slope = ctx.saved_tensors
+        return x * (slope * outer[0][:, None])[:, None], None
 
 
 def normalised_channels(

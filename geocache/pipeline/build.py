@@ -34,8 +34,9 @@ def build(request: BuildRequest, progress: Progress | None = None) -> BuildRepor
     Builders of one cache share its work; what one of them that died left behind is removed.
 
     Raises ConfigError, UnknownNameError, ShapeError, CheckpointError or DataError for a request
-    that cannot work, CacheError when the teacher does not behave as the cache remembers,
-    StorageError when the disk cannot hold the result; nothing is left half-written.
+    that cannot work, CacheError when the teacher does not behave as the cache remembers or a target
+    was begun by an import, StorageError when the disk cannot hold the result; nothing is left
+    half-written.
     """
     started = time.monotonic()
     tell = progress or (lambda phase, done, total: None)

@@ -13,6 +13,7 @@ from geocache.pipeline.arrays import target_array
 from geocache.pipeline.derivation import choose_sources, derive_rows
 from geocache.pipeline.foundation import publish_whole, writing
 from geocache.pipeline.measure import GroupBuffers
+from geocache.pipeline.origin import check_not_imported
 from geocache.pipeline.plan import missing_bytes, plan_units
 from geocache.pipeline.request import BuildReport, Progress
 from geocache.pipeline.work import provenance
@@ -33,7 +34,8 @@ def derive(
     """Compute and store targets of a cache that follow from its stored ones; return what was done.
 
     Raises MissingTargetError, naming what the teacher must run for, when one of them does not
-    follow from what the cache holds for all its rows; nothing is stored then.
+    follow from what the cache holds for all its rows, CacheError when one of them is a part of an
+    import; nothing is stored then.
     """
     started = time.monotonic()
     tell = progress or (lambda phase, done, total: None)
@@ -57,6 +59,7 @@ def derive(
         layouts[array_path(name)] = target_array(found, tuple(shape), cache.n_rows, cache.n_views)
     committed = {path: cache.receipts(layout) for path, layout in layouts.items()}
     units = plan_units(layouts.values(), committed, n_rows)
+    check_not_imported(cache, layouts, layouts)
     report = BuildReport(
         cache.key, cache.path, cache.n_rows, n_rows, len(units), missing_bytes(units, layouts),
         derived=tuple(derived),

@@ -8,8 +8,7 @@ array is read once: its content is hashed, its numbers must be finite, its order
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -17,7 +16,6 @@ from jaxtyping import Int64
 
 from geocache.data.cache import Cache, target_name
 from geocache.data.layout import ArrayLayout
-from geocache.data.sealed import unseal
 from geocache.data.writer import CacheWriter
 from geocache.errors import CacheError, ConfigError, ShapeError
 from geocache.pipeline.arrays import target_array, without_longer_lists
@@ -34,6 +32,7 @@ from geocache.pipeline.import_order import (
 from geocache.pipeline.import_request import Checked, ImportReport, ImportRequest
 from geocache.pipeline.import_scan import as_single, can_agree, scan
 from geocache.pipeline.measure import VALID, GroupBuffers, Measure, stored_trees
+from geocache.pipeline.origin import receipts_of
 from geocache.pipeline.plan import Unit, missing_bytes, plan_units
 from geocache.pipeline.request import Progress
 from geocache.pipeline.work import provenance
@@ -167,7 +166,7 @@ def _check_shape(request: ImportRequest, cache: Cache) -> None:
 
 def _check_origin(cache: Cache, layout: ArrayLayout, sha256: str, name: str) -> None:
     """Refuse to complete a target of which the cache has rows from a teacher or another array."""
-    for receipt in _receipts(cache, layout):
+    for receipt in receipts_of(cache, layout):
         if receipt.get("imported", {}).get("sha256") != sha256:
             source = receipt.get("imported", {}).get("file", "the teacher itself")
             raise CacheError(
@@ -175,13 +174,6 @@ def _check_origin(cache: Cache, layout: ArrayLayout, sha256: str, name: str) -> 
                 f"{receipt['rows'][0]} to {receipt['rows'][1] - 1} from {source} in cache "
                 f"{cache.key[:12]} ({name}). Complete it from there, or import into another store."
             )
-
-
-def _receipts(cache: Cache, layout: ArrayLayout) -> Iterator[dict[str, Any]]:
-    for name in cache.objects.names(layout.receipts):
-        if name.endswith(".json"):
-            key = f"{layout.receipts}/{name}"
-            yield unseal(cache.objects.get(key), key)
 
 
 def _left_out(cache: Cache) -> dict[int, str]:

@@ -29,6 +29,7 @@ from geocache.pipeline.arrays import wanted_arrays, without_longer_lists
 from geocache.pipeline.derivation import choose_sources
 from geocache.pipeline.foundation import check_classes
 from geocache.pipeline.measure import IMAGES, VALID, VIEWS
+from geocache.pipeline.origin import check_not_imported
 from geocache.pipeline.plan import Unit, missing_bytes, plan_units
 from geocache.pipeline.request import BuildReport, BuildRequest, Progress
 from geocache.pipeline.teacher import Teacher, TeacherSpec, check_probe
@@ -55,7 +56,7 @@ def prepare(request: BuildRequest, tell: Progress) -> Prepared:
     """Return the plan of a build: the difference between what is asked for and what is committed.
 
     Raises what `build` raises for a request that cannot work, and CacheError when the teacher does
-    not behave as the cache remembers.
+    not behave as the cache remembers, or when a target is a part of an import.
     """
     dataset = request.dataset
     check_classes(dataset, request.evaluation)
@@ -137,6 +138,8 @@ def _plan(
         whole = tuple(n for n in cache.target_names() if cache.n_built(n, n_views) >= n_asked)
     units = tuple(plan_units(layouts.values(), committed, n_asked))
     missing = {m.path for unit in units for m in unit.missing} - {IMAGES, VALID, VIEWS}
+    if cache is not None:
+        check_not_imported(cache, layouts, missing)
     names = [target_name(p) for p in sorted(missing)]
     derived = choose_sources(names, whole)
     report = BuildReport(

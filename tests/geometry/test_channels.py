@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from geocache.geometry import (
+    attention_distance,
     attention_map,
     channel_gram,
     gram_distance,
@@ -106,3 +107,49 @@ def test_gram_distance_of_one_channel_and_one_position() -> None:
     torch.testing.assert_close(distance, torch.ones(2, dtype=torch.float64))
     distance.sum().backward()
     torch.testing.assert_close(x.grad, torch.zeros_like(x))
+
+
+def plain_distance(x: Tensor, theirs: Tensor) -> Tensor:
+    """Return |A / |A| - T / |T||^2 of each image in float64, as it is printed."""
+    rows = [
+        ((plain.attention(image, 2) - plain.unit(map_)) ** 2).sum()
+        for image, map_ in zip(x.detach().double().numpy(), theirs.double().numpy(), strict=True)
+    ]
+    return torch.from_numpy(np.stack(rows))
+
+
+@pytest.mark.parametrize("theirs_scale", [1.0, 1e-20, 0.0])
+@pytest.mark.parametrize("scale", [1.0, 1e-5, 1e-13, 1e16])
+def test_attention_distance_and_its_gradient(scale: float, theirs_scale: float) -> None:
+    """Also beyond the scales that the compiled kernel takes."""
+    x, theirs = noise(2, 3, 2, 3), noise(2, 6, seed=1).abs() * theirs_scale
+
+    def scaled(x: Tensor) -> Tensor:
+        return attention_distance(x * scale, theirs)
+
+    torch.testing.assert_close(scaled(x), plain_distance(x, theirs))
+    assert torch.autograd.gradcheck(scaled, x.requires_grad_())
+
+
+def test_attention_distance_beside_images_of_zeros_and_odd_scales() -> None:
+    x, theirs = noise(3, 4, 3, 3, dtype=torch.float32), noise(12, 9, seed=1).abs().half()
+    alone = x.clone().requires_grad_()
+    attention_distance(alone, theirs[:3]).sum().backward()
+    among = torch.cat([x, x * 1e-18, x * 1e17, torch.zeros(3, 4, 3, 3)]).requires_grad_()
+    distances = attention_distance(among, theirs)
+    expected = plain_distance(among, theirs)
+    torch.testing.assert_close(distances.double(), expected, rtol=1e-5, atol=1e-6)
+    distances.sum().backward()
+    assert alone.grad is not None and among.grad is not None
+    torch.testing.assert_close(among.grad[:3], alone.grad)
+    assert torch.equal(among.grad[9:], torch.zeros(3, 4, 3, 3))
+
+
+def test_attention_distance_of_channels_last_is_the_same() -> None:
+    x, theirs = noise(3, 4, 3, 5), noise(3, 15, seed=1).abs()
+    ours, last = x.clone().requires_grad_(), x.clone().to(memory_format=torch.channels_last)
+    last.requires_grad_()
+    torch.testing.assert_close(attention_distance(last, theirs), attention_distance(ours, theirs))
+    for one in (ours, last):
+        attention_distance(one, theirs).sum().backward()
+    torch.testing.assert_close(last.grad, ours.grad)

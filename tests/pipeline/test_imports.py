@@ -22,6 +22,7 @@ from geocache.errors import (
     ShapeError,
 )
 from geocache.pipeline.build import BuildReport
+from geocache.pipeline.derive import derive
 from geocache.pipeline.imports import ImportReport
 from geocache.pipeline.teacher import Teacher, TeacherSpec
 from geocache.targets import LocalFeatures
@@ -185,6 +186,34 @@ def test_an_interrupted_import_goes_on(imported: Import, tmp_path: Path) -> None
     assert contents(report.path) == contents(direct.path)
     again = imported(given, *targets, dataset=data, labels=data.labels)
     assert (again.imported, again.n_bytes_written) == ((), 0)
+
+
+def test_a_build_does_not_finish_an_import(make: Make, imported: Import) -> None:
+    """Neither by the teacher nor from stored targets; the import itself does."""
+    data, name = images(n=2500), "stage1/activation.float32"
+    cache = opened(make(data={"n": 2500}, targets=parse("pooled@stage1")))
+    given = np.random.default_rng(0).normal(size=(2500, 4, 8, 8)).astype(np.float32)
+    wanted = ("activation:dtype=float32@stage1", "pooled@stage1", "attention@stage1")
+
+    def interrupt(phase: str, done: int, total: int) -> None:
+        if phase == "importing" and done < total:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        imported(given, *wanted, cache=cache.path, labels=data.labels, progress=interrupt)
+    assert Cache(cache.path).n_built(name) == 2048
+    before = contents(cache.path)
+    with pytest.raises(CacheError, match=rf"'{name}' must come from one source.*mine.npy.*import"):
+        make(data={"n": 2500}, targets=parse(*wanted))
+    assert contents(cache.path) == before
+    report = make(data={"n": 2500}, targets=parse(*wanted), limit=2048)
+    assert report.n_units == 0
+    imported(given, wanted[0], cache=cache.path, labels=data.labels)
+    with pytest.raises(CacheError, match=r"'stage1/attention' must come from one source"):
+        derive(Cache(cache.path), parse("attention@stage1"))
+    imported(given, *wanted, cache=cache.path, labels=data.labels)
+    assert make(data={"n": 2500}, targets=parse(*wanted)).n_units == 0
+    assert np.array_equal(Cache(cache.path).read(name, 0, 2500), given[cache.dataset_index])
 
 
 def test_affinities_are_over_the_tree_that_is_stored(make: Make, imported: Import) -> None:

@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Loss", "OwnOrClass", "full_precision", "safe_norm"]
+__all__ = ["Loss", "OwnOrClass", "full_precision", "safe_norm", "safe_root"]
 
 OwnOrClass = Literal["class", "binary", "values"] | None
 
@@ -65,6 +65,10 @@ def full_precision(values: Tensor) -> Tensor:
 
 def safe_norm(x: Tensor) -> Tensor:
     """Return the Euclidean norm over all but the first axis, with gradient 0 where it is 0."""
-    square = x.flatten(1).square().sum(1)
+    return safe_root(x.flatten(1).square().sum(1))
+
+
+def safe_root(square: Tensor) -> Tensor:
+    """Return the square root, with gradient 0 where it is 0."""
     zero = square == 0
     return torch.where(zero, torch.zeros_like(square), square.where(~zero, 1.0).sqrt())

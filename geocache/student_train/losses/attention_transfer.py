@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from geocache.errors import ConfigError, ShapeError
-from geocache.geometry import attention_map, unit_length
-from geocache.student_train.losses._base import Loss, full_precision, safe_norm
+from geocache.geometry import attention_distance, attention_map, unit_length
+from geocache.student_train.losses._base import Loss, full_precision, safe_root
 
 __all__ = ["AttentionTransfer"]
 
@@ -63,21 +63,23 @@ class AttentionTransfer(Loss):
                 f"{tuple(student.shape)}"
             )
         x = full_precision(student)
-        ours = attention_map(x, self.p).view(x.shape[0], *x.shape[2:])
-        theirs = target[self._name()].to(ours.dtype)
-        grid = tuple(map(min, zip(ours.shape[1:], theirs.shape[1:], strict=True)))
-        ours, theirs = _unit(ours, grid), _unit(theirs, grid)
+        theirs = target[self._name()].to(x.dtype)
+        grid = tuple(map(min, zip(x.shape[2:], theirs.shape[1:], strict=True)))
+        theirs = _on(theirs, grid)
+        if tuple(x.shape[2:]) == grid:
+            squares = attention_distance(x, theirs, self.p)
+        else:
+            ours = _on(attention_map(x, self.p).view(x.shape[0], *x.shape[2:]), grid)
+            squares = (unit_length(ours) - unit_length(theirs)).square().sum(dim=1)
         if self.reduction == "mean_square":
-            return F.mse_loss(ours, theirs)
-        if self.reduction == "sum_square":
-            return F.mse_loss(ours, theirs, reduction="sum") / ours.shape[0]
-        return safe_norm(ours - theirs).mean()
+            return squares.mean() / theirs.shape[1]
+        return (squares if self.reduction == "sum_square" else safe_root(squares)).mean()
 
 
-def _unit(maps: Float[Tensor, batch * grid], grid: tuple[int, ...]) -> Float[Tensor, "batch n"]:
+def _on(maps: Float[Tensor, "batch ..."], grid: tuple[int, ...]) -> Float[Tensor, "batch n"]:
     if tuple(maps.shape[1:]) != grid:
         maps = F.interpolate(maps[:, None], size=grid, mode="bilinear", align_corners=False)[:, 0]
-    return unit_length(maps.flatten(1))
+    return maps.flatten(1)
 
 
 LOSS = AttentionTransfer

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -12,16 +10,14 @@ from torch import Tensor
 
 from geocache.errors import ConfigError
 from geocache.student_train.losses._activations import Stored
-from geocache.student_train.losses._base import Loss
 from geocache.student_train.losses._batch_kernels import (
     Features,
     check_features,
     conditional,
     cosine_kernel,
-    feature_rows,
-    feature_target,
     student_t_kernel,
 )
+from geocache.student_train.losses._feature_rows import FeatureRowsLoss
 
 __all__ = ["HybridKernel"]
 
@@ -29,7 +25,7 @@ _EPSILON = 1e-7
 
 
 @dataclass(frozen=True)
-class HybridKernel(Loss):
+class HybridKernel(FeatureRowsLoss):
     """Jeffreys divergence on the cosine and on the Student-t kernel (InfoFlow eq 5-8).
 
     `L = D(P_T^c, P_S^c) + D(P_T^t, P_S^t)`, `D = mean_ij (p - q)(log p - log q)` over the B^2
@@ -47,27 +43,13 @@ class HybridKernel(Loss):
     p: float = 1.0
     diagonal: bool = True
     dtype: Stored = "float16"
-    needs_layer: ClassVar[bool] = True
-    row_by_row: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_features(self.features, "hybrid_kernel", self.dtype)
         if self.p <= 0:
             raise ConfigError(f"hybrid_kernel p must be above 0, got {self.p}.")
 
-    def targets(self, layer: str | None = None) -> tuple[str, ...]:
-        """Name the teacher's features."""
-        return (f"{layer}/{self._name()}" if layer else self._name(),)
-
-    def _name(self) -> str:
-        return feature_target(self.features, self.dtype)
-
-    def __call__(
-        self, *, student: Float[Tensor, batch * map], target: Mapping[str, Tensor]
-    ) -> Float[Tensor, ""]:
-        """Return L; the target holds the teacher's features (batch, C) or maps (batch, C, H, W)."""
-        ours = feature_rows(student, self.features)
-        theirs = feature_rows(target[self._name()], self.features).to(ours.dtype)
+    def _distance(self, ours: Tensor, theirs: Tensor) -> Float[Tensor, ""]:
         cosine = self._divergence(cosine_kernel(theirs), cosine_kernel(ours))
         heavy = self._divergence(student_t_kernel(theirs, self.p), student_t_kernel(ours, self.p))
         return cosine + heavy

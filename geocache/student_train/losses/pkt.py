@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from geocache.student_train.losses._activations import Stored
-from geocache.student_train.losses._base import Loss
 from geocache.student_train.losses._batch_kernels import (
     Features,
     check_features,
     conditional,
     cosine_kernel,
-    feature_rows,
-    feature_target,
 )
+from geocache.student_train.losses._feature_rows import FeatureRowsLoss
 
 __all__ = ["PKT"]
 
@@ -27,7 +23,7 @@ _EPSILON = 1e-7
 
 
 @dataclass(frozen=True)
-class PKT(Loss):
+class PKT(FeatureRowsLoss):
     """One-sided KL between conditional probabilities on the cosine kernel (Passalis & Tefas 2018).
 
     `L = mean_ij p_T(i|j) log((p_T(i|j) + e) / (p_S(i|j) + e))`, e = 1e-7, `K = (cos + 1) / 2`, the
@@ -40,27 +36,13 @@ class PKT(Loss):
 
     features: Features = "pooled"
     dtype: Stored = "float16"
-    needs_layer: ClassVar[bool] = True
-    row_by_row: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_features(self.features, "pkt", self.dtype)
 
-    def targets(self, layer: str | None = None) -> tuple[str, ...]:
-        """Name the teacher's features."""
-        return (f"{layer}/{self._name()}" if layer else self._name(),)
-
-    def _name(self) -> str:
-        return feature_target(self.features, self.dtype)
-
-    def __call__(
-        self, *, student: Float[Tensor, batch * map], target: Mapping[str, Tensor]
-    ) -> Float[Tensor, ""]:
-        """Return L; the target holds the teacher's features (batch, C) or maps (batch, C, H, W)."""
-        ours = conditional(cosine_kernel(feature_rows(student, self.features)), diagonal=True)
-        rows = feature_rows(target[self._name()], self.features)
-        theirs = conditional(cosine_kernel(rows), diagonal=True).to(ours.dtype)
-        return (theirs * torch.log((theirs + _EPSILON) / (ours + _EPSILON))).mean()
+    def _distance(self, ours: Tensor, theirs: Tensor) -> Float[Tensor, ""]:
+        q, p = (conditional(cosine_kernel(rows), diagonal=True) for rows in (ours, theirs))
+        return (p * torch.log((p + _EPSILON) / (q + _EPSILON))).mean()
 
 
 LOSS = PKT
