@@ -229,14 +229,16 @@ def test_views_are_built_from_flags_and_from_a_recipe(
 def test_views_that_mix_go_from_flags_through_a_training(
     run: Any, build: Callable[..., Any], recipe: Path
 ) -> None:
-    flags = ("--views", 2, "--view-policy", "mixup:alpha=0.5,base=crop_flip", "--json")
-    built = json.loads(build(*flags).out)
+    flags = ("--views", 2, "--view-policy", "mixup:alpha=0.5,base=crop_flip")
+    refused = build(*flags)
+    assert refused.code == 1 and "limit must be a multiple of 16 rows" in refused.error
+    built = json.loads(build(*flags, "--limit", 48, "--json").out)
     shown = json.loads(run("show", built["key"], "--json").out)
     assert shown["views"]["policy"] == "mixup"
     assert shown["views"]["parameters"]["base"] == {"policy": "crop_flip", "pad": 4}
     base = '{policy = "crop_flip", pad = 4}'
     views = f'data.views={{policy = "mixup", alpha = 0.5, base = {base}, count = 2}}'
-    assert run("train", recipe, "--build", "--set", views).code == 0
-    assert run("verify", built["key"], "--deep").code == 0
-    cut = run("train", recipe, "--set", views, "--set", "data.limit=100", "--out", "cut")
+    whole = ("--set", views, "--set", "data.limit=64")
+    assert run("train", recipe, "--build", *whole).code == 0
+    cut = run("train", recipe, "--set", views, "--out", "cut")
     assert cut.code == 1 and "data.limit must be a multiple of 16" in cut.error
