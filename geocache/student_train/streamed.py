@@ -232,7 +232,10 @@ class Streamed:
         return (images, *names, *([_PARAMETERS] if drawn else []))
 
     def _moved(self, arrays: Arrays, names: Sequence[str]) -> Stored:
-        """Return rows of a window as tensors of their own, begun to be copied to the device."""
+        """Return rows of a window as tensors, begun to be copied to the device.
+
+        On a CPU images stay in the window, channels last: normalising is their only copy.
+        """
 
         def tensor(array: NDArray[Any]) -> Tensor:
             if self._device.type == "cuda":
