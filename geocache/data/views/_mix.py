@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int64, Shaped, UInt8
+from jaxtyping import Float32, Float64, Int64, Shaped, UInt8
 from torch import Tensor
 
 from geocache.data.layout import group_rows
@@ -63,14 +63,22 @@ class MixPolicy(ViewPolicy):
     from the row), `weight` (the row's own part of the mixture and of its labels, in [0, 1]), and
     those of the mixture. `mix` makes the views; `apply` makes the row's own view alone.
 
-    Raises ConfigError for a base that mixes itself, and (`check`) for images so large that a row
-    group is less than a cell.
+    Weights are drawn from Beta(`alpha`, `alpha`); with `probability` an image is mixed at all.
+    Raises ConfigError for an alpha outside (0, 100], a probability outside 0 to 1, a base that
+    mixes itself, and (`check`) for images so large that a row group is less than a cell.
     """
 
     base: str | dict[str, Any] = "identity"
+    alpha: float = 1.0
+    probability: float = 1.0
 
     def __post_init__(self) -> None:
         """Name the base in full, so that what is the same has one identity."""
+        if not 0 < self.alpha <= 100 or not 0 <= self.probability <= 1:
+            raise ConfigError(
+                f"{self.name} must have an alpha above 0 and at most 100 and a probability from 0 "
+                f"to 1, got {self.alpha} and {self.probability}."
+            )
         table = {"policy": self.base} if isinstance(self.base, str) else dict(self.base)
         inner = build_policy(str(table.pop("policy", "identity")), table)
         if isinstance(inner, MixPolicy):
@@ -130,6 +138,15 @@ class MixPolicy(ViewPolicy):
             self.parameters(draws, image_shape),
         )
         return np.concatenate(parts, axis=1).astype(self.dtype)
+
+    def beta(
+        self, draws: Float64[np.ndarray, "n 1"], mixed: Float64[np.ndarray, "n 1"]
+    ) -> Float64[np.ndarray, "n 1"]:
+        """Turn uniform draws into weights, 1 where the draw `mixed` leaves an image alone."""
+        from scipy.special import betaincinv
+
+        weights = betaincinv(self.alpha, self.alpha, draws)
+        return np.where(mixed < self.probability, weights, 1.0)
 
     def offsets(
         self, parameters: Shaped[np.ndarray, "batch columns"]
