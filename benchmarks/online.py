@@ -8,6 +8,7 @@ nothing of it is stored.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import statistics
 import tempfile
@@ -24,7 +25,7 @@ from benchmarks.ratio import Ratio, arguments, report
 from benchmarks.step import AC, BATCH, KD, LAST, Step, Term, Variant, targets_of
 from geocache.data.cache import Cache
 from geocache.data.datasets import open_dataset
-from geocache.models import Taps, build_model
+from geocache.models import Taps, build_model, load_weights
 from geocache.pipeline import BuildRequest, build
 from geocache.targets import LayerTarget, LocalFeatures, target_from_name
 
@@ -90,21 +91,21 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=2048)
     parser.add_argument("--epochs", type=int, default=30, help="of the training that is priced")
     parser.add_argument("--teacher", default="resnet20")
+    parser.add_argument("--weights", help="its checkpoint; a deep one's random weights overflow")
     options = parser.parse_args()
     ratios = []
     for variant in VARIANTS:
         with tempfile.TemporaryDirectory() as store:
-            ratios += _compare(variant, Path(store), options.steps, options.rows, options.epochs,
-                               options.teacher)  # fmt: skip
+            ratios += _compare(variant, Path(store), options)
     report(ratios, options.json)
 
 
-def _compare(
-    variant: Variant, store: Path, n_steps: int, n_rows: int, n_epochs: int, name: str
-) -> list[Ratio]:
+def _compare(variant: Variant, store: Path, options: argparse.Namespace) -> list[Ratio]:
+    n_rows, n_epochs, name = options.rows, options.epochs, options.teacher
     request = BuildRequest(
         dataset=open_dataset("fakedata", options={"n": n_rows, "size": 32}),
         model=name,
+        weights=options.weights,
         n_classes=10,
         targets=tuple(target_from_name(target) for target in targets_of(variant)),
         store=store,
@@ -114,8 +115,10 @@ def _compare(
     cache = Cache(build(request).path)
     build_s = time.perf_counter() - started
     teacher = build_model(name, n_classes=10, input_shape=(3, 32, 32))
+    if options.weights:
+        load_weights(teacher, options.weights)
     steps = (Step(cache, None), Step(cache, variant), OnlineStep(cache, variant, teacher))
-    taken = [tuple(step() for step in steps) for _ in range(n_steps + 3)][3:]
+    taken = [tuple(step() for step in steps) for _ in range(options.steps + 3)][3:]
     online = statistics.median(c / a for a, _, c in taken)
     cached = statistics.median(b / a for a, b, _ in taken)
     cached_s, online_s = (statistics.median(t[i] for t in taken) for i in (1, 2))
