@@ -161,12 +161,12 @@ def _gradient(
         )
         row, total, back = rows[v], sums[v], adjoint[v]
         for c in range(n_channels):
-            total[c] = twice * (row[c] * slope - a * total[c] - back[c] - mean[c])
+            back[c] = twice * (row[c] * slope - a * total[c] - back[c] - mean[c])
     # Turned over channel by channel: the writes then stay within one short row.
     for c in range(n_channels):
         channel = grad[c]
         for v in range(n):
-            channel[order[v]] = sums[v, c]
+            channel[order[v]] = adjoint[v, c]
 
 
 @compiled
@@ -177,11 +177,19 @@ def padded(depth: int) -> int:
 
 @kernel
 def tree_forward(
-    start: int, stop: int, features: Any, parents: Any, radii: Any, affinity: Any, valid: Any
+    start: int,
+    stop: int,
+    features: Any,
+    parents: Any,
+    radii: Any,
+    affinity: Any,
+    valid: Any,
+    kept: Any,
 ) -> None:
     """Write J (batch, radius, N) over tree neighbourhoods for every radius in `radii`.
 
-    valid[b] is False where parents is no tree.
+    valid[b] is False where parents is no tree. kept: the neighbour sums of a single radius, for the
+    backward; empty where none is to follow.
     """
     n_channels, n = features.shape[1], features.shape[2]
     widest = radii.max()
@@ -203,8 +211,9 @@ def tree_forward(
         heights(place, widest, height)
         sums_below(rows, place, height, below)
         for i in range(radii.shape[0]):
-            sums_around(rows, place, height, below, radii[i], around, sums)
-            _contrast(rows, sums, order, affinity[image, i], n_channels)
+            out = kept[image] if kept.shape[0] else sums
+            sums_around(rows, place, height, below, radii[i], around, out)
+            _contrast(rows, out, order, affinity[image, i], n_channels)
 
 
 @kernel
@@ -215,14 +224,14 @@ def tree_backward(
     parents: Any,
     radius: int,
     affinity: Any,
+    kept: Any,
     outer: Any,
     grad: Any,
 ) -> None:
-    """Write dL/dfeatures from outer = dL/dJ; the neighbour sums are formed again, not kept."""
+    """Write dL/dfeatures from outer = dL/dJ and the neighbour sums that the forward kept."""
     n_channels, n = features.shape[1], features.shape[2]
     depth = padded(n_channels + 2)
     rows = np.zeros((n, depth), features.dtype)
-    sums = np.empty((n, depth), features.dtype)
     weighted = np.zeros((n, depth), features.dtype)
     adjoint = np.empty((n, depth), features.dtype)
     below = np.empty((n, radius + 1, depth), features.dtype)
@@ -238,13 +247,11 @@ def tree_backward(
         if centre(features[image], order, scale, rows):
             grad[image] = 0
             continue
-        rows[:, n_channels + 1] = 1
         heights(place, radius, height)
-        sums_below(rows, place, height, below)
-        sums_around(rows, place, height, below, radius, around, sums)
         _weights(rows, order, affinity[image], outer[image], n_channels, weighted, rest)
         sums_below(weighted, place, height, below)
         sums_around(weighted, place, height, below, radius, around, adjoint)
+        sums = kept[image]
         _gradient(rows, sums, weighted, adjoint, rest, order, scale, n_channels, mean, grad[image])
 
 

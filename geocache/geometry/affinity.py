@@ -19,6 +19,7 @@ from geocache.errors import ConfigError, ShapeError
 from geocache.geometry._affinity_kernels import (
     list_backward,
     list_forward,
+    padded,
     tree_backward,
     tree_forward,
 )
@@ -47,7 +48,8 @@ def affinity_contrast(
     The neighbourhood m is either the nodes within `radius` hops on the tree `parents`, or the
     first `k` of each list in `neighbours` (all of it by default). Invariant to shift and scale of
     the features; J and its gradient are 0 for a constant map. O(batch N radius C) time for trees,
-    O(batch N k C) for lists. J lies in [0, 1].
+    O(batch N k C) for lists; for the backward of trees O(batch N C) numbers are kept. J lies in
+    [0, 1].
 
     Raises ConfigError unless exactly one kind of neighbourhood is given, or when the radius is
     below 1, k is out of range, or `parents` is not a tree; ShapeError when the grids differ.
@@ -96,7 +98,7 @@ def affinity_contrasts(
         masks = [tree_mask(parents, radius) for radius in radii]
         return torch.stack([affinity_contrast_from_mask(x, mask) for mask in masks], dim=1)
     reach = tuple(min(radius, max(x.shape[2] - 1, 1)) for radius in radii)
-    return _tree_forward(x.contiguous(), _int32(parents), reach)
+    return _tree_forward(x.contiguous(), _int32(parents), reach, x.new_empty(0, 0, 0))
 
 
 def affinity_contrast_from_mask(
@@ -177,12 +179,12 @@ def _call(apply: Any, *arguments: Any) -> Tensor:
     return result
 
 
-def _tree_forward(x: Tensor, parents: Tensor, radii: tuple[int, ...]) -> Tensor:
+def _tree_forward(x: Tensor, parents: Tensor, radii: tuple[int, ...], kept: Tensor) -> Tensor:
     affinity = x.new_empty(x.shape[0], len(radii), x.shape[2])
     valid = torch.empty(x.shape[0], dtype=torch.bool)
     over_images(
         tree_forward, x.shape[0], x.numpy(), parents.numpy(), np.asarray(radii, np.int64),
-        affinity.numpy(), valid.numpy(),
+        affinity.numpy(), valid.numpy(), kept.numpy(),
     )  # fmt: skip
     if not bool(valid.all()):
         raise not_a_tree(valid)
@@ -192,18 +194,21 @@ def _tree_forward(x: Tensor, parents: Tensor, radii: tuple[int, ...]) -> Tensor:
 class _TreeAffinity(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, parents: Tensor, radius: int) -> Tensor:
-        affinity = _tree_forward(x.detach(), parents, (radius,))[:, 0]
+        # A third of the loss's time is the neighbour sums: the backward reads them again.
+        n_kept = (x.shape[0], x.shape[2], padded(x.shape[1] + 2))
+        kept = x.new_empty(n_kept if ctx.needs_input_grad[0] else (0, 0, 0))
+        affinity = _tree_forward(x.detach(), parents, (radius,), kept)[:, 0]
         ctx.radius = radius
-        ctx.save_for_backward(x, parents, affinity)
+        ctx.save_for_backward(x, parents, affinity, kept)
         return affinity
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None, None]:
-        x, parents, affinity = ctx.saved_tensors
+        x, parents, affinity, kept = ctx.saved_tensors
         grad = torch.empty_like(x)
         over_images(
             tree_backward, x.shape[0], x.detach().numpy(), parents.numpy(), ctx.radius,
-            affinity.detach().numpy(), outer[0].contiguous().numpy(), grad.numpy(),
+            affinity.detach().numpy(), kept.numpy(), outer[0].contiguous().numpy(), grad.numpy(),
         )  # fmt: skip
         return grad, None, None
 

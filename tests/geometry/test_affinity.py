@@ -258,3 +258,13 @@ def test_neighbours_out_of_range_are_refused(bad: int) -> None:
     lists[1, 5, 2] = bad
     with pytest.raises(ConfigError, match="ids from 0 to 15"):
         affinity_contrast(x, neighbours=lists)
+
+
+@pytest.mark.parametrize("radius", [1, 5])
+def test_a_second_backward_gives_the_same_gradient(radius: int) -> None:
+    """What the forward keeps for the backward is read, not used up."""
+    x = torch.randn(3, 5, 4, 4, generator=torch.Generator().manual_seed(2)).requires_grad_()
+    parents = minimum_spanning_tree(x.detach())
+    value = affinity_contrast(x, parents=parents, radius=radius).square().sum()
+    first, second = (torch.autograd.grad(value, x, retain_graph=True)[0] for _ in range(2))
+    assert torch.equal(first, second) and bool(first.any())
