@@ -250,11 +250,11 @@ class LocalObjects:
 
     def writing(self) -> AbstractContextManager[bool]:
         """Count among the cache's writers meanwhile; waits for who is alone."""
-        return locked(self.path(_LOCK), shared=True)
+        return self._locked(shared=True)
 
     def alone(self) -> AbstractContextManager[bool]:
         """Yield whether nobody else writes the cache; nobody begins to meanwhile."""
-        return locked(self.path(_LOCK), shared=False)
+        return self._locked(shared=False)
 
     def claim(self, name: str, *, wait: bool = False) -> AbstractContextManager[bool]:
         """Yield whether this work is ours; others are refused meanwhile, or wait."""
@@ -275,6 +275,16 @@ class LocalObjects:
         for key in left:
             self.delete(key)
         return left
+
+    def _locked(self, *, shared: bool) -> AbstractContextManager[bool]:
+        """Lock the cache's lock file, in a folder whose name is durable."""
+        path = self.path(_LOCK)
+        try:
+            if not path.parent.exists():
+                self._make_folders(path.parent)
+        except OSError as error:
+            raise _refusal(error, _LOCK, self.root) from error
+        return locked(path, shared=shared)
 
     @contextlib.contextmanager
     def _temporary(self, key: str, data: bytes) -> Iterator[Path]:

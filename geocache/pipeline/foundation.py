@@ -12,7 +12,7 @@ from jaxtyping import Int64, UInt8
 from geocache.data.cache import Cache
 from geocache.data.dataset import ImageDataset
 from geocache.data.leftovers import remove_leftovers
-from geocache.data.objects import Address, Objects
+from geocache.data.objects import Address, Objects, open_objects
 from geocache.data.store import layout_from
 from geocache.data.writer import CacheWriter, create_cache, small_layout, update_classes
 from geocache.errors import DataError, StorageError
@@ -27,8 +27,10 @@ def writing(path: Address, about: Mapping[str, Any]) -> Iterator[None]:
 
     Nobody else at work, what writers that died left behind is removed first.
     """
+    objects = open_objects(path)
     while True:
-        cache = create_cache(path, about)
+        with objects.writing():  # Or who removes leftovers would take the new root for one.
+            cache = create_cache(path, about)
         with cache.objects.alone() as alone:
             if alone:
                 remove_leftovers(cache)

@@ -105,6 +105,44 @@ def test_two_builders_of_other_targets(prepared: dict[str, Prepared], tmp_path: 
         assert np.array_equal(values, scenario.truths[-1][name])
 
 
+class Overtaken(Watched):
+    """Before call number `point`, somebody else's whole work is done."""
+
+    def __init__(self, point: int, work: Callable[[], Any]) -> None:
+        self.left, self.work = point, work
+
+    def before(self, call: str, path: Path, data: bytes = b"") -> None:
+        self.left -= 1
+        if self.left == -1:
+            with using_files(Watched()):
+                self.work()
+
+
+def test_a_builder_is_overtaken_while_it_creates_the_cache(
+    prepared: dict[str, Prepared], tmp_path: Path
+) -> None:
+    """Whoever removes leftovers must not take a root document that is being written for one."""
+    scenario = prepared["a new cache"]
+    point, in_creation = 0, True
+    while in_creation:
+        store = tmp_path / str(point)
+        path = store / scenario.cache_name
+
+        def overtake(store: Path = store, path: Path = path) -> None:
+            nonlocal in_creation
+            in_creation = not (path / "zarr.json").exists()
+            if in_creation:
+                assert scenario.step(store).rows_built == 20
+
+        with using_files(Overtaken(point, overtake)):
+            assert scenario.step(store).rows_built == (0 if in_creation else 20)
+        check_readers(path, scenario.truths)
+        scenario.step(store)  # Alone, to remove what two at once leave.
+        assert files(path) == scenario.after
+        point += 1
+    assert point > 5
+
+
 def test_a_builder_that_dies_does_not_hold_up_the_other(
     prepared: dict[str, Prepared], tmp_path: Path
 ) -> None:
