@@ -38,7 +38,7 @@ def list_layers(model: nn.Module, input_shape: tuple[int, int, int]) -> list[Lay
     """Return every layer that can be tapped, in call order, for images of `input_shape`.
 
     Left out is what is no feature of an image: outputs that are not one tensor with the batch
-    first, and scalars. Costs one forward pass on shapes alone.
+    first, and scalars. Costs one forward pass of two images.
 
     Raises ShapeError when the model cannot process such images.
     """

@@ -1,7 +1,7 @@
-"""Run a model for its shapes alone: on meta tensors, so that nothing is computed or allocated.
+"""Run a model once on two black images, for the shapes of what its layers return.
 
-A model that meta tensors cannot run (it looks at values, or keeps tensors outside its state) runs
-once on two black images instead.
+Real images and not meta tensors: the first addition on meta tensors loads torch's compiler, which
+takes longer than two images through any model that somebody trains.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -45,12 +44,7 @@ def trace(
     Raises ShapeError when the model cannot process images of `input_shape`.
     """
     try:
-        return _record(model, lambda: _forward_on_meta(model, input_shape))
-    except Exception:
-        # Whatever meta tensors cannot do shows as any kind of exception; real ones decide.
-        pass
-    try:
-        return _record(model, lambda: _forward_on_zeros(model, input_shape))
+        return _record(model, lambda: _forward(model, input_shape))
     except Exception as error:
         reason = str(error).strip().splitlines()
         raise ShapeError(
@@ -90,20 +84,12 @@ def _shape(output: object) -> tuple[int, ...] | None:
     return tuple(output.shape) if isinstance(output, Tensor) else None
 
 
-def _forward_on_meta(model: nn.Module, input_shape: tuple[int, int, int]) -> object:
-    dtype, _ = _like(model)
-    state = {
-        name: tensor.to("meta")
-        for name, tensor in chain(model.named_parameters(), model.named_buffers())
-    }
-    images = torch.empty(BATCH, *input_shape, dtype=dtype, device="meta")
-    return functional_call(model, state, (images,))
-
-
-def _forward_on_zeros(model: nn.Module, input_shape: tuple[int, int, int]) -> object:
+def _forward(model: nn.Module, input_shape: tuple[int, int, int]) -> object:
     dtype, device = _like(model)
+    images = torch.zeros(BATCH, *input_shape, dtype=dtype, device=device)
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     with torch.random.fork_rng(enabled=device.type == "cpu", devices=[]):
-        return model(torch.zeros(BATCH, *input_shape, dtype=dtype, device=device))
+        return functional_call(model, buffers, (images,))
 
 
 def _like(model: nn.Module) -> tuple[torch.dtype, torch.device]:
