@@ -87,7 +87,7 @@ def flipped(data: bytes, bit: int) -> bytes:
 def bits_to_flip(key: str, data: bytes, few: int) -> list[int]:
     """Return a bit of every byte of a small object, of a large one its ends and `few` others."""
     draw = random.Random(key)
-    if len(data) <= 300:
+    if len(data) <= 80:
         places = list(range(len(data)))
     else:
         places = [0, len(data) - 1, *draw.sample(range(1, len(data) - 1), few)]

@@ -54,10 +54,13 @@ def datasets(whole: Whole) -> tuple[Any, ...]:
     return (whole.request.dataset, whole.request.evaluation)
 
 
-def test_whatever_is_damaged_is_restored_byte_for_byte(whole: Whole) -> None:
+def check_repairs(whole: Whole, every: int) -> None:
+    """Damage every so many-th object, one after the other, in four ways in turn."""
     keys = [*whole.objects]
     exchanged = dict(zip(keys, [*keys[1:], keys[0]], strict=True))
     for number, (key, data) in enumerate(whole.objects.items()):
+        if number % every:
+            continue
         ways = (
             flipped(data, 4 * len(data)), data[: len(data) // 2], None,
             whole.files[exchanged[key]],
@@ -70,6 +73,15 @@ def test_whatever_is_damaged_is_restored_byte_for_byte(whole: Whole) -> None:
             assert key in {finding.key for finding in report.repaired}
         assert report.damage == ()
         assert contents(whole.path) == whole.files, key
+
+
+def test_what_is_damaged_is_restored_byte_for_byte(whole: Whole) -> None:
+    check_repairs(whole, 3)
+
+
+@pytest.mark.slow
+def test_whatever_is_damaged_is_restored_byte_for_byte(whole: Whole) -> None:
+    check_repairs(whole, 1)
 
 
 def test_a_cache_with_images_repairs_its_targets_without_a_data_set(whole: Whole) -> None:

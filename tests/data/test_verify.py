@@ -80,14 +80,14 @@ def test_every_flipped_bit_is_found(whole: Whole, record_testsuite_property: Rec
         (
             (key, flipped(data, bit))
             for key, data in whole.objects.items()
-            for bit in bits_to_flip(key, data, few=12)
+            for bit in bits_to_flip(key, data, few=8)
         ),
     )
     record_testsuite_property("bits flipped", n_flipped)
     record_testsuite_property("objects", len(whole.objects))
     record_testsuite_property("bytes covered", sum(map(len, whole.objects.values())))
     assert missed == []
-    assert n_flipped > 1500
+    assert n_flipped > 1000
 
 
 def test_every_cut_is_found(whole: Whole, record_testsuite_property: Record) -> None:

@@ -112,8 +112,8 @@ class _Inode:
 
 Listing = dict[str, "_Inode | None"]
 """What a folder's names mean; None is a folder."""
-_NOT_FOLLOWED = ("meta/lock", "meta/claims")
-"""Locks say nothing after a power cut."""
+_NOT_FOLLOWED = ("lock", "claims")
+"""In `meta`: locks say nothing after a power cut."""
 
 
 @dataclass
@@ -184,9 +184,9 @@ class Forgetful(Watched):
 
     def crash(self, choice: Choice) -> dict[str, bytes]:
         """Return the files that are there after a power cut."""
-        return dict(self._after(self.root, choice))
+        return dict(self._after(self.root, "", choice))
 
-    def _after(self, folder: Path, choice: Choice) -> list[tuple[str, bytes]]:
+    def _after(self, folder: Path, front: str, choice: Choice) -> list[tuple[str, bytes]]:
         files: list[tuple[str, bytes]] = []
         safe, now = self._safe.get(folder, {}), self._now(folder)
         for name in sorted({*safe, *now}):
@@ -194,17 +194,18 @@ class Forgetful(Watched):
             kept = safe if not same and not choice.names() else now
             if name not in kept:
                 continue
-            inode, path = kept[name], folder / name
+            inode = kept[name]
             if inode is None:
-                files += self._after(path, choice)
+                files += self._after(folder / name, f"{front}{name}/", choice)
             else:
                 data = inode.data if inode.synced else choice.contents(inode.data)
-                files.append((path.relative_to(self.root).as_posix(), data))
+                files.append((front + name, data))
         return files
 
     def _now(self, folder: Path) -> Listing:
-        listing: Listing = {}
-        for path in folder.iterdir():
-            if not path.as_posix().endswith(_NOT_FOLLOWED):
-                listing[path.name] = None if path.is_dir() else self._inodes[path.stat().st_ino]
-        return listing
+        with os.scandir(folder) as entries:
+            return {
+                entry.name: None if entry.is_dir() else self._inodes[entry.inode()]
+                for entry in entries
+                if folder.name != "meta" or entry.name not in _NOT_FOLLOWED
+            }

@@ -169,7 +169,7 @@ DIES = pytest.mark.parametrize("dies", [False, True], ids=["goes on", "dies"])
 def test_many_pairs_of_calls(
     start: tuple[Path, Baton], tmp_path: Path, name: str, dies: bool
 ) -> None:
-    meet_at(start, name, tmp_path / "cache.zarr", dies, 9)
+    meet_at(start, name, tmp_path / "cache.zarr", dies, 23)
 
 
 @pytest.mark.slow

@@ -49,7 +49,7 @@ def kill_and_resume(scenario: Prepared, store: Path, point: int, torn: bool) -> 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_killed_at_some_points(prepared: dict[str, Prepared], name: str, tmp_path: Path) -> None:
     points = points_of(prepared[name], tmp_path / "counting")
-    for point, torn in points[:: max(1, len(points) // 12)]:
+    for point, torn in points[:: max(1, len(points) // 8)]:
         kill_and_resume(prepared[name], tmp_path / "store", point, torn)
 
 

@@ -69,7 +69,7 @@ def check_some(scenario: Prepared, folder: Path, limit: int | None) -> None:
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_power_cut_at_some_points(prepared: dict[str, Prepared], name: str, tmp_path: Path) -> None:
-    check_some(prepared[name], tmp_path, 14)
+    check_some(prepared[name], tmp_path, 8)
 
 
 @pytest.mark.slow

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
 from geocache.errors import ConfigError, GeocacheError, ShapeError, UnknownNameError
 from geocache.models import build_model, model_names, state_digest

@@ -173,13 +173,6 @@ def test_views_that_are_all_the_same_are_refused() -> None:
         ViewSet(count=2)
 
 
-def test_dask_builds_the_same_views(make: Make) -> None:
-    data = {"n": 2100}
-    serial = make("serial", data=data, views=_views())
-    dask = make("dask", data=data, views=_views(), executor="dask", n_workers=2)
-    assert contents(serial) == contents(dask)
-
-
 def test_a_transform_of_the_users_own_is_not_imported_because_a_cache_names_it(make: Make) -> None:
     policy = build_policy("transform", {"call": "tiny_world:solarise"})
     report = make(views=ViewSet(policy, 0, 2))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 import geocache
+from geocache.cli import main
 from geocache.student_train import read_records
 
 SCRIPT = """
@@ -31,7 +33,16 @@ label_smoothing = 0.1
 """
 
 
+@pytest.fixture(autouse=True)
+def same_threads() -> Iterator[None]:
+    """Give back the threads that a training in this process takes."""
+    n = torch.get_num_threads()
+    yield
+    torch.set_num_threads(n)
+
+
 def _train(folder: Path, out: str, *more: str, recipe: str = RECIPE) -> dict[str, Any]:
+    """Train in a process of its own, which starts others, and return the last checkpoint."""
     (folder / "run.py").write_text(SCRIPT, encoding="utf-8")
     (folder / "recipe.toml").write_text(recipe, encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": str(Path(geocache.__file__).parents[1])}
@@ -44,13 +55,20 @@ def _train(folder: Path, out: str, *more: str, recipe: str = RECIPE) -> dict[str
     return state
 
 
+def _train_here(folder: Path, out: str, *more: str) -> dict[str, Any]:
+    (folder / "recipe.toml").write_text(RECIPE, encoding="utf-8")
+    assert main(["train", str(folder / "recipe.toml"), "--out", str(folder / out), *more]) == 0
+    state: dict[str, Any] = torch.load(folder / out / "last.pt", weights_only=True)
+    return state
+
+
 def _distance(a: dict[str, Any], b: dict[str, Any]) -> float:
     return max(float((a["model"][n] - b["model"][n]).abs().max()) for n in a["model"])
 
 
 def test_two_processes_train_what_one_does(tmp_path: Path) -> None:
     """99 rows in batches of 21, split 10 and 11, the last one of 15: the weights to 1e-6."""
-    one = _train(tmp_path, "one")
+    one = _train_here(tmp_path, "one")
     two = _train(tmp_path, "two", "--set", "train.devices=2")
     assert _distance(one, two) < 1e-6
     logs = [read_records(tmp_path / name) for name in ("one", "two")]
@@ -65,14 +83,14 @@ def test_two_processes_train_what_one_does(tmp_path: Path) -> None:
     }
     resumed = ("--resume", "--set", "train.epochs=3")
     longer = _train(tmp_path, "two", *resumed, "--set", "train.devices=2")
-    assert _distance(_train(tmp_path, "one", *resumed), longer) < 1e-6
+    assert _distance(_train_here(tmp_path, "one", *resumed), longer) < 1e-6
 
 
 def test_two_processes_stream_what_one_does(tmp_path: Path) -> None:
     """98 of 99 rows in batches of 14, split 7 and 7: the odd one cannot be shared, and is left."""
     streamed = ("--set", "data.mode=stream", "--set", "train.batch_size=14")
     streamed += ("--set", "train.epochs=1")
-    one = _train(tmp_path, "one", *streamed)
+    one = _train_here(tmp_path, "one", *streamed)
     two = _train(tmp_path, "two", *streamed, "--set", "train.devices=2")
     assert _distance(one, two) < 1e-6
     (start, ours, _), (started, theirs, _) = (read_records(tmp_path / n) for n in ("one", "two"))
