@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from beartype import beartype
-from jaxtyping import AbstractArray
+from jaxtyping import AbstractArray, config
 
-__all__ = ["check"]
+__all__ = ["check", "unchecked_shapes"]
+
+
+@contextmanager
+def unchecked_shapes() -> Iterator[None]:
+    """Let functions go unchecked where they are called thousands of times in shapes seen before."""
+    before = config.jaxtyping_disable
+    config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        config.update("jaxtyping_disable", before)
 
 
 def check(function: Callable[..., Any]) -> Callable[..., Any]:

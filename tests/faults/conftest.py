@@ -11,6 +11,14 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "pipeline"))
 
 import scenarios
+from shape_checker import unchecked_shapes
+
+
+@pytest.fixture(scope="module", autouse=True)
+def hasty() -> Iterator[None]:
+    """Leave the arrays' shapes to the tests without faults; builds repeat hundreds of times."""
+    with unchecked_shapes():
+        yield
 
 
 @pytest.fixture(scope="module", autouse=True)
