@@ -175,7 +175,16 @@ class LocalObjects:
 
     def _check_inside(self, path: Path) -> None:
         """Refuse a folder on the way that is a link: what is read has to lie in the cache."""
-        if path.parent.resolve() != self.root.resolve() / path.parent.relative_to(self.root):
+        folder = str(self.root)
+        for part in path.relative_to(self.root).parts[:-1]:
+            folder = f"{folder}{os.sep}{part}"
+            try:
+                status = os.lstat(folder)
+            except FileNotFoundError:
+                return
+            # Windows has links that are none by their mode.
+            if not stat.S_ISLNK(status.st_mode) and not getattr(status, "st_reparse_tag", 0):
+                continue
             raise CacheError(
                 f"objects must lie in the cache itself, got a link on the way to {path}. Copy the "
                 "files instead of linking them."

@@ -1,4 +1,4 @@
-"""Copies of pixels: crops of padded images and their mirror images, and bytes by a table."""
+"""Copies of pixels: crops of padded images and their mirror images, bytes by a table, or scaled."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geocache.geometry._compile import kernel
+from geocache.geometry._compile import fused, kernel
 
-__all__ = ["crop", "look_up", "look_up_turned"]
+__all__ = ["crop", "look_up", "look_up_turned", "scale", "scale_turned"]
 
 
 @kernel
@@ -72,3 +72,44 @@ def look_up_turned(
             for y in range(height):
                 for x in range(width):
                     out[i, c, y, x] = table[c, images[i, y, x, c]]
+
+
+@fused
+def scale(
+    first: int,
+    last: int,
+    images: NDArray[np.uint8],
+    factor: NDArray[np.float32],
+    shift: NDArray[np.float32],
+    out: NDArray[np.float32],
+) -> None:
+    """Write byte * factor + shift, by channel, for bytes of (n, 3, h, w)."""
+    n = images.shape[2] * images.shape[3]
+    for i in range(first, last):
+        for c in range(3):
+            pixels = images[i, c].reshape(n)
+            row = out[i, c].reshape(n)
+            for j in range(n):
+                row[j] = np.float32(pixels[j]) * factor[c] + shift[c]
+
+
+@fused
+def scale_turned(
+    first: int,
+    last: int,
+    images: NDArray[np.uint8],
+    factor: NDArray[np.float32],
+    shift: NDArray[np.float32],
+    out: NDArray[np.float32],
+) -> None:
+    """Do the same for bytes of (n, h, w, 3), into (n, 3, h, w)."""
+    n = images.shape[1] * images.shape[2]
+    f0, f1, f2 = factor[0], factor[1], factor[2]
+    s0, s1, s2 = shift[0], shift[1], shift[2]
+    for i in range(first, last):
+        pixels = images[i].reshape(3 * n)
+        row = out[i].reshape(3 * n)
+        for j in range(n):
+            row[j] = np.float32(pixels[3 * j]) * f0 + s0
+            row[n + j] = np.float32(pixels[3 * j + 1]) * f1 + s1
+            row[2 * n + j] = np.float32(pixels[3 * j + 2]) * f2 + s2

@@ -80,7 +80,7 @@ class Affinity(NeighbourhoodTarget):
 
     def decode(self, stored: Tensor) -> Tensor:
         """Return float32 J (batch, N)."""
-        return (stored.float() + _OFFSET) * (1 / _STEPS)
+        return stored.float().add_(_OFFSET).mul_(1 / _STEPS)
 
 
 def _fixed_point(values: Tensor) -> np.ndarray[Any, Any]:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 
+from geocache.geometry._pixel_kernels import scale_turned
 from geocache.student_train.normalise import Normalisation, channels_first
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -27,8 +31,8 @@ def test_the_bits_are_torchs(shape: tuple[int, int, int], layout: str) -> None:
     }[layout]
     by = Normalisation(MEAN, STD, torch.device("cpu"))
     expected = torch.addcmul(by.shift, first.to(torch.float32), by.scale)
-    found = by(images)
-    assert torch.equal(found.view(torch.int32), expected.view(torch.int32))
+    for found in (by(images), by._looked_up(images)):
+        assert torch.equal(found.view(torch.int32), expected.view(torch.int32))
     assert torch.equal(channels_first(images), first) and channels_first(images).is_contiguous()
     assert found.is_contiguous() and found.untyped_storage().nbytes() == 4 * first.numel()
 
@@ -39,3 +43,16 @@ def test_every_byte_is_the_formulas_number() -> None:
     pixels = every.to(torch.float64) / 255
     mean, std = (torch.tensor(v, dtype=torch.float64).view(3, 1, 1) for v in (MEAN, STD))
     torch.testing.assert_close(by(every).double(), (pixels - mean) / std, atol=2e-6, rtol=0)
+
+
+def test_where_our_arithmetic_rounds_otherwise_the_table_is_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def rounded_up(*arguments: Any) -> None:
+        scale_turned(*arguments)
+        arguments[-1][:] = np.nextafter(arguments[-1], np.float32(9))
+
+    monkeypatch.setattr("geocache.student_train.normalise.scale_turned", rounded_up)
+    by = Normalisation(MEAN, STD, torch.device("cpu"))
+    images = torch.arange(192, dtype=torch.uint8).view(4, 4, 4, 3).permute(0, 3, 1, 2)
+    assert torch.equal(by(images), torch.addcmul(by.shift, images.float(), by.scale))
