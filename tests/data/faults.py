@@ -84,10 +84,10 @@ def flipped(data: bytes, bit: int) -> bytes:
     return bytes(changed)
 
 
-def bits_to_flip(key: str, data: bytes, few: int) -> list[int]:
-    """Return a bit of every byte of a small object, of a large one its ends and `few` others."""
+def bits_to_flip(key: str, data: bytes, few: int, small: int) -> list[int]:
+    """Return a bit of every byte, of an object larger than `small` its ends and `few` others."""
     draw = random.Random(key)
-    if len(data) <= 80:
+    if len(data) <= small:
         places = list(range(len(data)))
     else:
         places = [0, len(data) - 1, *draw.sample(range(1, len(data) - 1), few)]

@@ -55,7 +55,7 @@ def datasets(whole: Whole) -> tuple[Any, ...]:
 
 
 def check_repairs(whole: Whole, every: int) -> None:
-    """Damage every so many-th object, one after the other, in four ways in turn."""
+    """Damage each `every`-th object, one after the other, in four ways in turn."""
     keys = [*whole.objects]
     exchanged = dict(zip(keys, [*keys[1:], keys[0]], strict=True))
     for number, (key, data) in enumerate(whole.objects.items()):
