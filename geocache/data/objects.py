@@ -180,7 +180,7 @@ class LocalObjects:
             folder = f"{folder}{os.sep}{part}"
             try:
                 status = os.lstat(folder)
-            except FileNotFoundError:
+            except (FileNotFoundError, NotADirectoryError):
                 return
             # Windows has links that are none by their mode.
             if not stat.S_ISLNK(status.st_mode) and not getattr(status, "st_reparse_tag", 0):

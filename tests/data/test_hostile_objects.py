@@ -145,3 +145,21 @@ def test_a_caches_own_folder_may_be_a_link(tmp_path: Path) -> None:
     (tmp_path / "store" / folder.name).symlink_to(folder)
     found = find_cache("aaaa", tmp_path / "store")
     assert np.array_equal(Cache(found).labels, Cache(folder).labels)
+
+
+def test_a_file_in_a_folders_place_is_told_from_a_link(tmp_path: Path) -> None:
+    (tmp_path / "labels").write_bytes(b"x")
+    objects = LocalObjects(tmp_path)
+    assert objects.walk("labels/c/0") == []
+    with pytest.raises(CacheError, match=r"'labels/c/0' cannot be read"):
+        objects.get("labels/c/0")
+
+
+def test_a_link_anywhere_on_the_way_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "outside" / "0").mkdir(parents=True)
+    (tmp_path / "cache" / "a" / "b").mkdir(parents=True)
+    (tmp_path / "cache" / "a" / "b" / "c").symlink_to(tmp_path / "outside")
+    with pytest.raises(CacheError, match="must lie in the cache itself, got a link"):
+        LocalObjects(tmp_path / "cache").get("a/b/c/0/x")
+    (tmp_path / "link").symlink_to(tmp_path / "cache")  # The cache itself may be one.
+    assert LocalObjects(tmp_path / "link").walk("a/b") == []
